@@ -1,0 +1,1 @@
+"""Photographs and masks in, prepared Parquet out: the data side of Rayfill."""

@@ -1,0 +1,49 @@
+"""The one root of every error Rayfill raises on purpose.
+
+A message says what was got, what is allowed, and what to do. The command line prints it on one
+line and exits with 2; the HTTP API maps it to a status in one place.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RayfillError(Exception):
+    """Something the user can put right; the message says how."""
+
+
+class ConfigError(RayfillError):
+    """A configuration key or value that cannot be used; carries every problem found."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DatasetError(RayfillError):
+    """A prepared dataset, or the source of one, that cannot be used as it is."""
+
+
+class ImageError(RayfillError):
+    """Bytes that are not a usable picture; ``code`` is one of :data:`IMAGE_ERROR_CODES`."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        if code not in IMAGE_ERROR_CODES:
+            raise ValueError(f"unknown image error code {code!r}")
+        self.code = code
+        super().__init__(message)
+
+
+#: not_an_image: no decoder among the allowed formats knows the bytes; malformed: one does, but they
+#: are damaged; too_large: over the byte or pixel limit; size_mismatch: mask and image differ.
+IMAGE_ERROR_CODES = ("not_an_image", "malformed", "too_large", "size_mismatch")
+
+
+def unknown_name(kind: str, got: str, allowed: Iterable[str]) -> str:
+    """Return the sentence for an unknown name: what was got, the nearest match, what is allowed."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(got, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"Unknown {kind} {got!r}.{hint} Allowed: {', '.join(names)}."

@@ -1,0 +1,1 @@
+"""Train, compare and use image-inpainting models that remove objects from photographs."""

@@ -1,0 +1,1 @@
+"""The best inpainting model behind HTTP and a brush page, on Ray Serve."""
