@@ -1,0 +1,35 @@
+"""Where Rayfill keeps what it makes when nobody says otherwise."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+#: Ray unpacks an uploaded working directory under such a folder and deletes it after the job.
+_RAY_UPLOAD = "runtime_resources"
+
+
+def home() -> Path:
+    """Return the absolute home folder: ``RAYFILL_HOME``, else ``./var``.
+
+    In a Ray job whose working directory was uploaded, ``./var`` would be deleted with the job, so
+    there the default is ``~/rayfill``.
+    """
+    named = os.environ.get("RAYFILL_HOME")
+    if named:
+        return Path(named).expanduser().absolute()
+    cwd = Path.cwd()
+    return Path.home() / "rayfill" if _RAY_UPLOAD in cwd.parts else cwd / "var"
+
+
+def tracking_uri(configured: str | None) -> str:
+    """Return an absolute MLflow tracking URI: configured, from the environment, or SQLite."""
+    uri = configured or os.environ.get("MLFLOW_TRACKING_URI")
+    return uri or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def storage(configured: str | None) -> str:
+    """Return the folder or URI that runs are kept in; local paths become absolute."""
+    if not configured:
+        return str(home() / "runs")
+    return configured if "://" in configured else str(Path(configured).expanduser().absolute())
