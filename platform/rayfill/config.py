@@ -31,7 +31,7 @@ class DataConfig:
     uri: str = BUNDLED_DATA
     """Prepared dataset: a folder or s3://, gs:// URI; `photos` is the bundled set."""
     feed: Literal["auto", "memory", "stream"] = "auto"
-    """Hold the split in memory, or stream it with Ray Data; auto streams what exceeds memory_gib."""
+    """Hold the split in memory, or stream it with Ray Data; auto: stream above memory_gib."""
     memory_gib: float = 4.0
     """Largest decoded training split, per worker, that auto keeps in memory."""
     expand_px: int = 0

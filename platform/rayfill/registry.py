@@ -79,7 +79,9 @@ def register_bundle(
     return _read(made, alias="")
 
 
-def promote(model: RegisteredModel, *, alias: str = CHAMPION, reason: str, tracking_uri: str) -> None:
+def promote(
+    model: RegisteredModel, *, alias: str = CHAMPION, reason: str, tracking_uri: str
+) -> None:
     """Point ``alias`` at ``model`` and note why on the version."""
     client = _client(tracking_uri)
     client.set_model_version_tag(model.name, model.version, "promoted_because", reason)

@@ -1,0 +1,285 @@
+"""Recording runs in MLflow so that an outage neither stops nor thins a training run.
+
+Every event is first appended to a journal on disk and only then sent, by a background thread, in
+order. What MLflow does not take stays in the journal and is sent by the next process that opens the
+same folder, or by :func:`replay`. Metrics carry the time they were recorded at, so that sending one
+twice leaves one point.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rayfill.journal import Journal
+
+#: One attempt and a short patience: the journal is our retry (MLflow's own blocks for 4 minutes).
+_HTTP_DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+_BACKOFF_S = 10.0
+_MAX_PARAM_CHARS = 500
+
+
+class Tracker:
+    """One MLflow run, written through a journal; no method ever raises because of MLflow."""
+
+    def __init__(self, folder: Path, *, tracking_uri: str, run_id: str | None = None) -> None:
+        """Open or continue the run whose journal lies in ``folder``.
+
+        Args:
+            folder: Local folder of the journal; the same folder continues the same run.
+            tracking_uri: Absolute MLflow tracking URI.
+            run_id: The run to continue when the journal is not on this machine.
+        """
+        for name, value in _HTTP_DEFAULTS.items():
+            os.environ.setdefault(name, value)
+        self._journal = Journal(folder)
+        if run_id and not self._journal.run_id:
+            self._journal.remember_run(run_id)
+        self._uri = tracking_uri
+        self._wake = threading.Condition()
+        self._closing = False
+        self._retry_now = False
+        self._problem = ""
+        self._thread = threading.Thread(target=self._pump, name="mlflow-sender", daemon=True)
+        self._thread.start()
+
+    @property
+    def run_id(self) -> str:
+        """The MLflow run id, or an empty string while MLflow has not answered yet."""
+        return self._journal.run_id
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the journal."""
+        return self._journal.folder
+
+    def start(
+        self,
+        name: str,
+        *,
+        experiment: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        parent: str = "",
+    ) -> None:
+        """Create the run, once: a continued run keeps its own.
+
+        ``parent`` is the parent's run id, or the folder of the parent's journal while that run has
+        none yet.
+        """
+        if self._journal.started or self._journal.run_id:
+            return
+        self._record(
+            "start",
+            name=name,
+            experiment=experiment,
+            params={key: str(value)[:_MAX_PARAM_CHARS] for key, value in params.items()},
+            tags=dict(tags),
+            parent=parent,
+        )
+
+    def metrics(self, values: Mapping[str, float], *, step: int) -> None:
+        """Record metrics at a step; a (metric, step) that is already recorded is left as it is."""
+        new = {k: float(v) for k, v in values.items() if not self._journal.has_metric(k, step)}
+        if new:
+            self._record("metrics", values=new, step=step)
+
+    def picture(self, key: str, image: NDArray[np.uint8], *, step: int) -> None:
+        """Record an 8-bit RGB picture ``(H, W, 3)`` under a key at a step."""
+        file = self._journal.new_file(".png")
+        Image.fromarray(image).save(file)
+        self._record("picture", key=key, file=file.name, step=step)
+
+    def text(self, content: str, artifact: str) -> None:
+        """Record a text artifact, such as ``leaderboard.md``."""
+        self._record("text", content=content, artifact=artifact)
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags of the run."""
+        self._record("tags", values=dict(values))
+
+    def finish(self, status: str = "FINISHED", *, patience_s: float = 15.0) -> int:
+        """End the run, wait for the sender, and return how many events are still unsent."""
+        self._record("finish", status=status)
+        return self.close(patience_s=patience_s)
+
+    def close(self, *, patience_s: float = 15.0) -> int:
+        """Wait up to ``patience_s`` for the sender and return how many events are still unsent."""
+        self.flush(patience_s=patience_s)
+        with self._wake:
+            self._closing = True
+            self._wake.notify_all()
+        self._thread.join(timeout=1.0)
+        unsent = self._journal.unsent_count
+        self._journal.close()
+        return unsent
+
+    def flush(self, *, patience_s: float = 15.0) -> bool:
+        """Wait until all is sent, or one more attempt failed; return whether all is sent."""
+        deadline = time.monotonic() + patience_s
+        with self._wake:
+            self._retry_now = True
+            self._problem = ""
+            self._wake.notify_all()
+            while self._journal.unsent_count and not self._problem:
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._thread.is_alive():
+                    break
+                self._wake.wait(left)
+        return self._journal.unsent_count == 0
+
+    def _record(self, kind: str, **fields: Any) -> None:
+        with self._wake:
+            self._journal.append(kind, **fields)
+            self._wake.notify_all()
+
+    def _pump(self) -> None:
+        sender = Sender(self._journal, tracking_uri=self._uri)
+        while True:
+            with self._wake:
+                while not self._journal.unsent_count and not self._closing:
+                    self._wake.wait()
+                if self._closing:
+                    return
+                event = self._journal.next_unsent()
+            try:
+                sender.send(event)
+            except Exception as error:  # noqa: BLE001  (an outage must never reach training)
+                self._pause(error)
+            else:
+                with self._wake:
+                    self._journal.mark_sent(event)
+                    self._wake.notify_all()
+
+    def _pause(self, error: Exception) -> None:
+        with self._wake:
+            self._problem = f"{type(error).__name__}: {error}"
+            self._retry_now = False
+            self._wake.notify_all()
+            self._wake.wait_for(lambda: self._closing or self._retry_now, timeout=_BACKOFF_S)
+
+
+class Sender:
+    """Sends journalled events to MLflow, in order."""
+
+    def __init__(self, journal: Journal, *, tracking_uri: str) -> None:
+        self._journal = journal
+        self._uri = tracking_uri
+        self._client: Any = None
+
+    def send(self, event: Mapping[str, Any]) -> None:
+        """Send one event; raises whatever MLflow raises."""
+        if self._client is None:
+            from mlflow.tracking import MlflowClient
+
+            self._client = MlflowClient(tracking_uri=self._uri)
+        getattr(self, f"_send_{event['kind']}")(event)
+
+    def _send_start(self, event: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        if not self._journal.run_id:  # a second attempt must not create a second run
+            experiment_id = ensure_experiment(event["experiment"], tracking_uri=self._uri)
+            tags = dict(event["tags"]) | {"mlflow.runName": event["name"]}
+            if event["parent"]:
+                tags["mlflow.parentRunId"] = _parent_run_id(event["parent"])
+            run = self._client.create_run(experiment_id, start_time=event["time_ms"], tags=tags)
+            self._journal.remember_run(run.info.run_id)
+        params = [Param(key, value) for key, value in event["params"].items()]
+        self._client.log_batch(self._journal.run_id, params=params)
+
+    def _send_metrics(self, event: Mapping[str, Any]) -> None:
+        from mlflow.entities import Metric
+
+        points = [Metric(k, v, event["time_ms"], event["step"]) for k, v in event["values"].items()]
+        self._client.log_batch(self._journal.run_id, metrics=points)
+
+    def _send_picture(self, event: Mapping[str, Any]) -> None:
+        file = self._journal.file(event["file"])
+        with Image.open(file) as picture:
+            self._client.log_image(
+                self._journal.run_id, np.asarray(picture), key=event["key"], step=event["step"]
+            )
+        file.unlink()
+
+    def _send_text(self, event: Mapping[str, Any]) -> None:
+        self._client.log_text(self._journal.run_id, event["content"], event["artifact"])
+
+    def _send_tags(self, event: Mapping[str, Any]) -> None:
+        from mlflow.entities import RunTag
+
+        tags = [RunTag(key, value) for key, value in event["values"].items()]
+        self._client.log_batch(self._journal.run_id, tags=tags)
+
+    def _send_finish(self, event: Mapping[str, Any]) -> None:
+        self._client.set_terminated(self._journal.run_id, event["status"], event["time_ms"])
+
+
+def ensure_experiment(name: str, *, tracking_uri: str) -> str:
+    """Return the id of an experiment, creating it (and a local database) where needed.
+
+    The driver calls this before any worker starts: several processes creating one SQLite database
+    at the same time break it.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    local = tracking_uri.removeprefix("sqlite:///")
+    artifacts = None
+    if local != tracking_uri:
+        Path(local).parent.mkdir(parents=True, exist_ok=True)
+        artifacts = (Path(local).parent / "artifacts").absolute().as_uri()
+    client = MlflowClient(tracking_uri=tracking_uri)
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    try:
+        return str(client.create_experiment(name, artifact_location=artifacts))
+    except MlflowException:  # another process was first
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return str(found.experiment_id)
+
+
+def replay(folder: Path, *, tracking_uri: str) -> int:
+    """Send what an earlier process could not, and return how many events are still unsent."""
+    journal = Journal(folder)
+    sender = Sender(journal, tracking_uri=tracking_uri)
+    try:
+        while journal.unsent_count:
+            event = journal.next_unsent()
+            sender.send(event)
+            journal.mark_sent(event)
+    except Exception:  # noqa: BLE001  (the count says what is left)
+        return journal.unsent_count
+    finally:
+        journal.close()
+    return 0
+
+
+def _parent_run_id(parent: str) -> str:
+    if os.sep not in parent:
+        return parent
+    journal = Journal(Path(parent))
+    journal.close()
+    if not journal.run_id:
+        raise LookupError("the parent run is not recorded yet")
+    return journal.run_id
+
+
+def describe_unsent(folders: Mapping[Path, int]) -> str:
+    """Return one line that lists what MLflow has not got yet and how to send it."""
+    listed = ", ".join(f"{count} in {folder}" for folder, count in folders.items())
+    return (
+        f"MLflow has not taken {sum(folders.values())} events ({listed}); nothing is lost: "
+        "send them with `rayfill replay` once it is reachable."
+    )
