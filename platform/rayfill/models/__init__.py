@@ -1,0 +1,105 @@
+"""Every trainable model by name: the table, and how one is built from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+from rayfill.models.attention_unet import AttentionUNet
+from rayfill.models.base import InpaintingModel, check_inputs, composite
+from rayfill.models.fill import FILLS, mean_fill, push_pull_fill, zero_fill
+from rayfill.models.unet import UNet, UNetConfig
+from rayfill_data.errors import ConfigError, unknown_name
+
+__all__ = [
+    "FILLS",
+    "MODELS",
+    "AttentionUNet",
+    "InpaintingModel",
+    "ModelSpec",
+    "UNet",
+    "UNetConfig",
+    "build_model",
+    "check_inputs",
+    "composite",
+    "mean_fill",
+    "model_config",
+    "push_pull_fill",
+    "zero_fill",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """Facts about a model that are known before it is built."""
+
+    build: Callable[[UNetConfig], InpaintingModel]
+    """Makes the network, with fresh weights, from its typed configuration."""
+
+    config_type: type[UNetConfig]
+    """The frozen dataclass of its options."""
+
+    stride: Callable[[UNetConfig], int]
+    """Multiple that both sides of an image are padded to, in pixels."""
+
+    paper: str
+    """Where the architecture comes from."""
+
+    needs_segmentation: bool = False
+    """Whether training needs panoptic labels beside the masks."""
+
+    summary: str
+    """One line for a list of models."""
+
+
+MODELS: dict[str, ModelSpec] = {
+    "unet": ModelSpec(
+        build=UNet,
+        config_type=UNetConfig,
+        stride=lambda config: config.stride,
+        paper="Ronneberger et al. 2015, arXiv:1505.04597",
+        summary="U-Net with BatchNorm",
+    ),
+    "attention_unet": ModelSpec(
+        build=AttentionUNet,
+        config_type=UNetConfig,
+        stride=lambda config: config.stride,
+        paper="Oktay et al. 2018, arXiv:1804.03999",
+        summary="U-Net with additive attention gates on its skips",
+    ),
+}
+
+
+def model_config(name: str, **options: object) -> UNetConfig:
+    """Return the checked configuration of the model called ``name``, defaults filled in.
+
+    Raises:
+        ConfigError: unknown model, unknown options (all of them named), or values not allowed.
+    """
+    if name not in MODELS:
+        raise ConfigError([unknown_name("model", name, MODELS)])
+    config_type = MODELS[name].config_type
+    allowed = [field.name for field in fields(config_type)]
+    problems = [
+        unknown_name(f"option of {name}", key, allowed) for key in options if key not in allowed
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return config_type(**options)  # type: ignore[arg-type]
+
+
+def build_model(name: str, **config: object) -> InpaintingModel:
+    """Return the model called ``name`` with fresh weights.
+
+    Args:
+        name: a key of :data:`MODELS`.
+        **config: options of its ``config_type``; those not given take their defaults.
+
+    Raises:
+        ConfigError: unknown model, unknown options (all of them named), or values not allowed.
+
+    >>> sum(p.numel() for p in build_model("unet", mask_channel=False).parameters())
+    31037763
+    """
+    checked = model_config(name, **config)
+    return MODELS[name].build(checked)
