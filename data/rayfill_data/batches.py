@@ -1,0 +1,225 @@
+"""Training and evaluation batches out of a split held in memory. Needs neither Ray nor torch.
+
+What a sample looks like in an epoch depends on (seed, epoch, sample id) alone, so batches do not
+change with the number of workers and a run resumed in the middle of an epoch sees what it would
+have seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rayfill_data.codec import Float32Array, UInt8Array, to_nchw
+from rayfill_data.errors import ConfigError, DatasetError
+from rayfill_data.masks import check_ratio_range, dilate, irregular_mask, sample_rng
+from rayfill_data.reader import SplitArrays
+
+#: BT.601 luma, what "gray" means when saturation is changed.
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples ready for a model; arrays are numpy, (B, C, H, W) float32."""
+
+    image: Float32Array
+    """(B, 3, H, W) in [0, 1]; what lies inside the hole is kept, models blank it themselves."""
+    target: Float32Array
+    """(B, 3, H, W) in [0, 1]."""
+    hole_mask: Float32Array
+    """(B, 1, H, W), exactly 0 or 1, 1 = to fill."""
+    sample_id: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentOptions:
+    """What happens to a training sample each time it is seen."""
+
+    flip: bool = True
+    """Mirror left-right with probability one half."""
+
+    color_jitter: float = 0.0
+    """Brightness, contrast and saturation are scaled by factors within 1 +- this, in [0, 1]."""
+
+    expand_px: int = 0
+    """Grow every training hole by a disc of this radius in pixels."""
+
+    ratio_range: tuple[float, float] = (0.05, 0.4)
+    """Smallest and largest share of the picture a freshly drawn hole may cover."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not 0 <= self.color_jitter <= 1:
+            problems.append(f"color_jitter is {self.color_jitter}; it must lie in [0, 1].")
+        if self.expand_px < 0:
+            problems.append(f"expand_px is {self.expand_px}; it must be 0 or more pixels.")
+        try:
+            check_ratio_range(self.ratio_range)
+        except ConfigError as error:
+            problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+
+
+def batches_per_epoch(num_samples: int, batch_size: int, world_size: int) -> int:
+    """Return how many batches every rank gets: ceil(N / (batch_size * world_size))."""
+    return math.ceil(num_samples / (batch_size * world_size))
+
+
+def training_batches(
+    arrays: SplitArrays,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world_size: int = 1,
+    augment: AugmentOptions,
+    start_batch: int = 0,
+) -> Iterator[Batch]:
+    """Yield one epoch of shuffled, augmented batches for one rank.
+
+    A global batch is ``batch_size * world_size`` samples of a permutation drawn from (seed, epoch);
+    a rank takes every ``world_size``-th of them. The last global batch is filled up from the
+    beginning, so all ranks have equally many batches and every sample is seen at least once.
+
+    Args:
+        arrays: the split.
+        batch_size: samples per rank and batch.
+        seed: of the run.
+        epoch: counted from 0.
+        rank: of this worker.
+        world_size: number of workers.
+        augment: what happens to a sample.
+        start_batch: batches to skip, to resume within an epoch.
+    """
+    _check_ranks(batch_size, rank, world_size)
+    if len(arrays) == 0:
+        raise DatasetError("The training split is empty; prepare a dataset with training samples.")
+    global_size = batch_size * world_size
+    count = batches_per_epoch(len(arrays), batch_size, world_size)
+    shuffled = sample_rng(seed, epoch, "order of the epoch").permutation(len(arrays))
+    order = np.resize(shuffled, count * global_size).reshape(count, global_size)
+    for indices in order[start_batch:, rank::world_size]:
+        yield augmented_batch(
+            arrays.image[indices],
+            arrays.target[indices],
+            [arrays.hole_mask[index] if arrays.has_mask[index] else None for index in indices],
+            sample_id=tuple(arrays.sample_id[index] for index in indices),
+            seed=seed,
+            epoch=epoch,
+            augment=augment,
+        )
+
+
+def evaluation_batches(
+    arrays: SplitArrays, *, batch_size: int, rank: int = 0, world_size: int = 1
+) -> Iterator[Batch]:
+    """Yield every sample once over all ranks, in order, unchanged; the last batch may be smaller.
+
+    Raises:
+        DatasetError: a sample without a frozen hole mask, which would make results incomparable.
+    """
+    _check_ranks(batch_size, rank, world_size)
+    if not arrays.has_mask.all():
+        missing = arrays.sample_id[int(np.argmin(arrays.has_mask))]
+        raise DatasetError(
+            f"Sample {missing} has no hole mask, and evaluation needs the same holes for every "
+            "model. Evaluate on the val or test split."
+        )
+    mine = np.arange(rank, len(arrays), world_size)
+    for start in range(0, len(mine), batch_size):
+        indices = mine[start : start + batch_size]
+        yield Batch(
+            image=to_nchw(arrays.image[indices]),
+            target=to_nchw(arrays.target[indices]),
+            hole_mask=_binary(arrays.hole_mask[indices]),
+            sample_id=tuple(arrays.sample_id[index] for index in indices),
+        )
+
+
+def augmented_batch(
+    image: UInt8Array,
+    target: UInt8Array,
+    hole_masks: Sequence[UInt8Array | None],
+    *,
+    sample_id: tuple[str, ...],
+    seed: int,
+    epoch: int,
+    augment: AugmentOptions,
+) -> Batch:
+    """Augment decoded samples; each one's chance comes from (seed, epoch, sample id) alone.
+
+    Args:
+        image: (B, H, W, 3) uint8.
+        target: (B, H, W, 3) uint8.
+        hole_masks: B masks (H, W) uint8 in {0, 255}, None where one is to be drawn.
+        sample_id: B names.
+        seed: of the run.
+        epoch: counted from 0.
+        augment: what happens to a sample.
+    """
+    size = len(sample_id)
+    flipped = np.zeros(size, np.bool_)
+    factors = np.ones((size, 3), np.float32)
+    masks = np.empty(image.shape[:3], np.uint8)
+    for index, name in enumerate(sample_id):
+        rng = sample_rng(seed, epoch, name)
+        # Every draw is made whatever the options: switching one off leaves the others as they were.
+        flipped[index] = augment.flip & (rng.random() < 0.5)
+        factors[index] += augment.color_jitter * rng.uniform(-1.0, 1.0, 3).astype(np.float32)
+        mask = hole_masks[index]
+        if mask is None:
+            mask = irregular_mask(*image.shape[1:3], rng=rng, ratio_range=augment.ratio_range)
+        masks[index] = dilate(mask, radius_px=augment.expand_px)
+    image = np.where(flipped[:, None, None, None], image[:, :, ::-1], image)
+    target = np.where(flipped[:, None, None, None], target[:, :, ::-1], target)
+    masks = np.where(flipped[:, None, None], masks[:, :, ::-1], masks)
+    pictures, truth = to_nchw(image), to_nchw(target)
+    if augment.color_jitter:
+        pictures, truth = _jitter(pictures, truth, factors)
+    return Batch(image=pictures, target=truth, hole_mask=_binary(masks), sample_id=sample_id)
+
+
+def _jitter(
+    image: Float32Array, target: Float32Array, factors: Float32Array
+) -> tuple[Float32Array, Float32Array]:
+    """Scale brightness b, contrast c and saturation s of image and target alike, clipped to [0, 1].
+
+    ``x' = c * b * S x + (1 - c) * m`` with ``S = s * 1 + (1 - s) * luma`` and m the mean luma of
+    the brightened target: the object in the image does not change the colours around it.
+    """
+    brightness, contrast, saturation = factors.T
+    gray = np.broadcast_to(_LUMA, (3, 3))
+    mixing = saturation[:, None, None] * np.eye(3, dtype=np.float32)
+    mixing = mixing + (1 - saturation)[:, None, None] * gray
+    mixing = (contrast * brightness)[:, None, None] * mixing
+    mean = np.einsum("c,bchw->b", _LUMA, target) / np.float32(target.shape[2] * target.shape[3])
+    offset = ((1 - contrast) * brightness * mean)[:, None, None, None]
+    return _apply(mixing, offset, image), _apply(mixing, offset, target)
+
+
+def _apply(mixing: Float32Array, offset: Float32Array, planes: Float32Array) -> Float32Array:
+    """Mix colour channels pixel by pixel: (B, 3, 3) on (B, 3, H, W)."""
+    mixed = (mixing @ planes.reshape(*planes.shape[:2], -1)).reshape(planes.shape)
+    clipped: Float32Array = np.clip(mixed + offset, 0.0, 1.0, dtype=np.float32)
+    return clipped
+
+
+def _binary(masks: UInt8Array) -> Float32Array:
+    """Turn (B, H, W) uint8 in {0, 255} into (B, 1, H, W) float32 in {0, 1}."""
+    return (masks > 0)[:, None].astype(np.float32)
+
+
+def _check_ranks(batch_size: int, rank: int, world_size: int) -> None:
+    problems = []
+    if batch_size < 1:
+        problems.append(f"batch_size is {batch_size}; it must be at least 1.")
+    if not 0 <= rank < world_size:
+        problems.append(f"rank is {rank} of {world_size}; it must lie in [0, {world_size}).")
+    if problems:
+        raise ConfigError(problems)

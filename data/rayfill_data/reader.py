@@ -1,0 +1,218 @@
+"""Open a prepared dataset and decode a split into memory. Needs neither Ray nor torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from rayfill_data.codec import Float32Array, UInt8Array, decode_png
+from rayfill_data.contract import MANIFEST_NAME, ROW_SCHEMA, SPLITS, Manifest
+from rayfill_data.errors import DatasetError, ImageError, unknown_name
+
+
+@dataclass(frozen=True)
+class SplitArrays:
+    """One split in memory, sorted by sample id so that sharding never changes its order."""
+
+    image: UInt8Array
+    """(N, H, W, 3) uint8 RGB, the object or the untouched photo inside the hole."""
+    target: UInt8Array
+    """(N, H, W, 3) uint8 RGB, the true picture everywhere."""
+    hole_mask: UInt8Array
+    """(N, H, W) uint8, 255 = hole; 0 everywhere where `has_mask` is False."""
+    has_mask: npt.NDArray[np.bool_]
+    """(N,) False where a fresh mask is to be drawn every epoch."""
+    sample_id: tuple[str, ...]
+    hole_ratio: Float32Array
+    """(N,) share of hole pixels in [0, 1], NaN where `has_mask` is False."""
+
+    def __len__(self) -> int:
+        return len(self.sample_id)
+
+
+def resolve(uri: str) -> tuple[fs.FileSystem, str]:
+    """Return the pyarrow file system and the path in it of a local path or a URI.
+
+    Raises:
+        DatasetError: a scheme nobody knows, or a URI that is none.
+    """
+    if "://" not in uri:
+        return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+    try:
+        system, path = fs.FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DatasetError(
+            f"{uri!r} cannot be opened as a location; give a local path or a URI such as "
+            "s3://bucket/folder or gs://bucket/folder."
+        ) from error
+    return system, path.rstrip("/")
+
+
+def read_manifest(uri: str) -> Manifest | None:
+    """Return the manifest at a location, or None where there is none.
+
+    Raises:
+        DatasetError: a manifest that cannot be read, or of another schema version.
+    """
+    system, root = resolve(uri)
+    try:
+        with system.open_input_stream(f"{root}/{MANIFEST_NAME}") as stream:
+            text = stream.read().decode("utf-8", errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise DatasetError(
+            f"{uri}: {MANIFEST_NAME} cannot be read; check the location and your access to it."
+        ) from error
+    return Manifest.from_json(text, where=uri)
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """A prepared dataset whose manifest has been read; pictures are read by :meth:`load`."""
+
+    uri: str
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, uri: str) -> PreparedDataset:
+        """Open the dataset at a local path or URI.
+
+        Raises:
+            DatasetError: nothing there, not a finished dataset, or another schema version.
+        """
+        manifest = read_manifest(uri)
+        if manifest is None:
+            raise DatasetError(
+                f"{uri} holds no finished dataset ({MANIFEST_NAME} is missing). Make one with "
+                "`rayfill prepare`, or correct the path."
+            )
+        return cls(uri=uri, manifest=manifest)
+
+    @property
+    def content_hash(self) -> str:
+        """The hash over all rows, which experiments log."""
+        return self.manifest.content_hash
+
+    @property
+    def height(self) -> int:
+        """Rows of pixels of every sample."""
+        return self.manifest.height
+
+    @property
+    def width(self) -> int:
+        """Columns of pixels of every sample."""
+        return self.manifest.width
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Samples per split."""
+        return self.manifest.counts
+
+    def estimate_bytes(self, split: str) -> int:
+        """Return the bytes :meth:`load` will hold: image, target and mask of every sample."""
+        self._check_split(split)
+        return self.counts[split] * self.height * self.width * 7
+
+    def load(self, split: str) -> SplitArrays:
+        """Decode a whole split into memory.
+
+        Raises:
+            DatasetError: an unknown split, a missing, truncated or damaged shard, rows of another
+                size, or another number of them than the manifest says.
+        """
+        table = self._read(split)
+        order = np.argsort(np.asarray(table["sample_id"].to_pylist(), dtype=np.str_), kind="stable")
+        rows = table.take(order)
+        count = len(rows)
+        image = np.empty((count, self.height, self.width, 3), np.uint8)
+        target = np.empty_like(image)
+        hole_mask = np.zeros(image.shape[:3], np.uint8)
+        has_mask = np.zeros(count, np.bool_)
+        for index, row in enumerate(_rows(rows)):
+            try:
+                image[index] = self._picture(row["image"], depth=3)
+                target[index] = (
+                    image[index] if row["target"] is None else self._picture(row["target"], depth=3)
+                )
+                if row["hole_mask"] is not None:
+                    hole_mask[index] = self._picture(row["hole_mask"], depth=1)
+                    has_mask[index] = True
+            except ImageError as error:
+                raise DatasetError(
+                    f"{self.uri}: sample {row['sample_id']} cannot be used: {error} Prepare the "
+                    "dataset again with --overwrite."
+                ) from error
+        ratio = np.where(has_mask, (hole_mask > 0).mean(axis=(1, 2), dtype=np.float64), np.nan)
+        return SplitArrays(
+            image=image,
+            target=target,
+            hole_mask=hole_mask,
+            has_mask=has_mask,
+            sample_id=tuple(rows["sample_id"].to_pylist()),
+            hole_ratio=ratio.astype(np.float32),
+        )
+
+    def shard_paths(self, split: str) -> tuple[fs.FileSystem, list[str]]:
+        """Return the file system and the shards of a split, in order."""
+        self._check_split(split)
+        system, root = resolve(self.uri)
+        return system, [f"{root}/{name}" for name in self.manifest.shards[split]]
+
+    def _check_split(self, split: str) -> None:
+        if split not in SPLITS:
+            raise DatasetError(unknown_name("split", split, SPLITS))
+
+    def _read(self, split: str) -> pa.Table:
+        """Read every shard of a split and hold it against the manifest."""
+        system, paths = self.shard_paths(split)
+        tables = [_read_shard(system, path) for path in paths]
+        table = pa.concat_tables(tables) if tables else ROW_SCHEMA.empty_table()
+        if len(table) != self.counts[split]:
+            raise DatasetError(
+                f"{self.uri}: split {split!r} holds {len(table)} rows, the manifest says "
+                f"{self.counts[split]}. Prepare the dataset again with --overwrite."
+            )
+        return table
+
+    def _picture(self, png: bytes, *, depth: int) -> UInt8Array:
+        """Decode one picture and insist on the manifest's size."""
+        picture = decode_png(png)
+        wanted = (self.height, self.width, 3)[: 2 if depth == 1 else 3]
+        if picture.shape != wanted:
+            raise ImageError(
+                f"It has shape {picture.shape} where the manifest says {wanted}.",
+                code="size_mismatch",
+            )
+        return picture
+
+
+def _read_shard(system: fs.FileSystem, path: str) -> pa.Table:
+    """Read one shard with its page checksums verified."""
+    advice = "Prepare the dataset again with --overwrite."
+    try:
+        with system.open_input_file(path) as stream:
+            table = pq.read_table(stream, page_checksum_verification=True)
+    except FileNotFoundError as error:
+        raise DatasetError(f"The shard {path} is missing. {advice}") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"The shard {path} is truncated or damaged. {advice}") from error
+    if table.schema.names != ROW_SCHEMA.names or table.schema.types != ROW_SCHEMA.types:
+        raise DatasetError(
+            f"The shard {path} has the columns {table.schema.names}, not {ROW_SCHEMA.names}. "
+            f"{advice}"
+        )
+    return table
+
+
+def _rows(table: pa.Table) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
