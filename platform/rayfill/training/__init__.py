@@ -1,0 +1,1 @@
+"""Training in three layers: the driver, the loop of one worker, and what one step does."""

@@ -1,0 +1,133 @@
+"""Where a worker's batches come from: a split held in memory, or a Ray Data stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from rayfill.config import RunConfig
+from rayfill.training.recipes import TensorBatch
+from rayfill_data.batches import (
+    AugmentOptions,
+    Batch,
+    batches_per_epoch,
+    evaluation_batches,
+    training_batches,
+)
+from rayfill_data.reader import PreparedDataset
+
+#: Gives one epoch of one rank's augmented batches: (epoch) -> batches.
+EpochStream = Callable[[int], Iterator[Batch]]
+
+
+class Feed:
+    """The training and validation batches of one rank, on its device."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        dataset: PreparedDataset,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+        stream: EpochStream | None = None,
+    ) -> None:
+        """Load what is kept in memory.
+
+        Args:
+            config: The run.
+            dataset: An opened prepared dataset.
+            device: Where batches go.
+            rank: Of this worker.
+            world_size: Number of workers.
+            stream: Training batches from elsewhere; None holds the training split in memory.
+        """
+        self._config = config
+        self._device = device
+        self._rank = rank
+        self._world_size = world_size
+        self._stream = stream
+        self._train = None if stream else dataset.load("train")
+        self._val = dataset.load("val")
+        self._worker_batch = config.train.batch_size // world_size
+        self.steps_per_epoch = batches_per_epoch(
+            dataset.counts["train"], self._worker_batch, world_size
+        )
+
+    def train(self, epoch: int) -> Iterator[TensorBatch]:
+        """Yield one epoch of training batches."""
+        for batch in self._training_batches(epoch):
+            yield to_device(batch, device=self._device)
+
+    def val(self) -> Iterator[TensorBatch]:
+        """Yield this rank's part of the validation split."""
+        batches = evaluation_batches(
+            self._val, batch_size=self._worker_batch, rank=self._rank, world_size=self._world_size
+        )
+        for batch in batches:
+            yield to_device(batch, device=self._device)
+
+    def pictures(self, count: int) -> TensorBatch | None:
+        """Return the same ``count`` validation samples every time, spread over the split."""
+        count = min(count, len(self._val))
+        if not count:
+            return None
+        wanted = {index * len(self._val) // count for index in range(count)}
+        chosen = [
+            batch
+            for index, batch in enumerate(evaluation_batches(self._val, batch_size=1))
+            if index in wanted
+        ]
+        parts = [to_device(batch, device=self._device) for batch in chosen]
+        return TensorBatch(
+            image=torch.cat([part.image for part in parts]),
+            target=torch.cat([part.target for part in parts]),
+            hole_mask=torch.cat([part.hole_mask for part in parts]),
+            sample_id=tuple(part.sample_id[0] for part in parts),
+        )
+
+    def _training_batches(self, epoch: int) -> Iterator[Batch]:
+        if self._stream is not None:
+            return self._stream(epoch)
+        assert self._train is not None
+        return training_batches(
+            self._train,
+            batch_size=self._worker_batch,
+            seed=self._config.train.seed,
+            epoch=epoch,
+            rank=self._rank,
+            world_size=self._world_size,
+            augment=augment_options(self._config),
+        )
+
+
+def augment_options(config: RunConfig) -> AugmentOptions:
+    """Return how training samples are varied."""
+    data = config.data
+    return AugmentOptions(flip=data.flip, color_jitter=data.color_jitter, expand_px=data.expand_px)
+
+
+def streams(config: RunConfig, *, dataset: PreparedDataset) -> bool:
+    """Return whether the training split is streamed rather than held in memory."""
+    if config.data.feed != "auto":
+        return config.data.feed == "stream"
+    return dataset.estimate_bytes("train") > config.data.memory_gib * 2**30
+
+
+def to_device(batch: Batch, *, device: torch.device) -> TensorBatch:
+    """Return a numpy batch as tensors on ``device``."""
+
+    def move(array: object) -> torch.Tensor:
+        tensor = torch.as_tensor(array)
+        if device.type == "cuda":
+            return tensor.pin_memory().to(device, non_blocking=True)
+        return tensor
+
+    return TensorBatch(
+        image=move(batch.image),
+        target=move(batch.target),
+        hole_mask=move(batch.hole_mask),
+        sample_id=batch.sample_id,
+    )

@@ -1,0 +1,336 @@
+"""The training loop in plain torch: it knows neither Ray nor MLflow, nor which recipe it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rayfill.bundle import save_bundle
+from rayfill.config import RunConfig, to_dict
+from rayfill.metrics import InpaintingMetrics, MetricTable
+from rayfill.training.checkpoint import Checkpoint, CheckpointStore
+from rayfill.training.feed import EpochStream, Feed
+from rayfill.training.recipes import ReconstructionRecipe, Recipe, TensorBatch, Wrap
+from rayfill_data.codec import to_uint8
+from rayfill_data.errors import RayfillError
+from rayfill_data.reader import PreparedDataset
+
+logger = logging.getLogger(__name__)
+
+
+class Recorder(Protocol):
+    """Where a run's numbers and pictures go; :class:`rayfill.tracking.Tracker` is one."""
+
+    @property
+    def run_id(self) -> str:
+        """Identity of the recorded run, empty while unknown."""
+
+    def metrics(self, values: Mapping[str, float], *, step: int) -> None:
+        """Record metrics at a step."""
+
+    def picture(self, key: str, image: NDArray[np.uint8], *, step: int) -> None:
+        """Record a picture at a step."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """What the launcher tells the loop about the processes around it."""
+
+    run_dir: str
+    """Folder or URI of this run's checkpoints and best bundle."""
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+    wrap: Wrap | None = None
+    stream: EpochStream | None = None
+    report: Callable[[dict[str, float]], None] = lambda _: None
+    """Called on every rank after every epoch; it may end the process's part of the run."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingSummary:
+    """How a run ended: its best validation and where the weights of that epoch lie."""
+
+    name: str
+    run_dir: str
+    run_id: str
+    epochs: int
+    steps: int
+    bad_steps: int
+    best_epoch: int
+    best: dict[str, float]
+    history: list[dict[str, float]]
+
+    @property
+    def bundle(self) -> str:
+        """Where the best epoch's model bundle lies."""
+        return best_bundle(self.run_dir)
+
+
+def best_bundle(run_dir: str) -> str:
+    """Return where a run keeps the model bundle of its best epoch."""
+    return f"{run_dir}/best"
+
+
+def checkpoint_store(config: RunConfig, *, run_dir: str) -> CheckpointStore:
+    """Return the checkpoints of a run."""
+    return CheckpointStore(f"{run_dir}/checkpoints", keep=config.train.keep_checkpoints)
+
+
+def run_training(
+    config: RunConfig,
+    *,
+    dataset: PreparedDataset,
+    runtime: Runtime,
+    recorder: Recorder | None = None,
+) -> TrainingSummary:
+    """Train, or go on training, one run to its last epoch.
+
+    A run whose folder holds a checkpoint continues from it: epochs already done are reported again
+    from its history, not repeated.
+
+    Raises:
+        RayfillError: too many bad steps in a row, or a checkpoint of another configuration.
+    """
+    return Training(config, dataset=dataset, runtime=runtime, recorder=recorder).run()
+
+
+class Training:
+    """One run in one process: the recipe, its feed, and how far it has come."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        dataset: PreparedDataset,
+        runtime: Runtime,
+        recorder: Recorder | None,
+    ) -> None:
+        self._config = config
+        self._runtime = runtime
+        self._recorder = recorder if runtime.rank == 0 else None
+        self._dataset_hash = dataset.content_hash
+        self._feed = Feed(
+            config,
+            dataset=dataset,
+            device=runtime.device,
+            rank=runtime.rank,
+            world_size=runtime.world_size,
+            stream=runtime.stream,
+        )
+        self._recipe: Recipe = ReconstructionRecipe(
+            config,
+            device=runtime.device,
+            total_steps=config.train.epochs * self._feed.steps_per_epoch,
+            wrap=runtime.wrap,
+        )
+        self._store = checkpoint_store(config, run_dir=runtime.run_dir)
+        self._pictures = self._feed.pictures(config.tracking.pictures) if self._recorder else None
+        self._epoch = 0
+        self._step = 0
+        self._bad = BadSteps(limit=config.train.max_bad_steps)
+        self._history: list[dict[str, float]] = []
+
+    def run(self) -> TrainingSummary:
+        """Train from the newest whole checkpoint to the last epoch."""
+        self._resume()
+        while self._epoch < self._config.train.epochs:
+            self._run_epoch()
+            self._runtime.report(self._history[-1])
+        best = self._best()
+        return TrainingSummary(
+            name=self._config.name,
+            run_dir=self._runtime.run_dir,
+            run_id=self._recorder.run_id if self._recorder else "",
+            epochs=self._epoch,
+            steps=self._step,
+            bad_steps=self._bad.total,
+            best_epoch=int(best["epoch"]),
+            best=best,
+            history=self._history,
+        )
+
+    def _run_epoch(self) -> None:
+        started = time.perf_counter()
+        losses = train_epoch(self._recipe, self._feed.train(self._epoch), bad=self._bad)
+        train_s = time.perf_counter() - started
+        self._epoch += 1
+        self._step += self._feed.steps_per_epoch
+        entry: dict[str, float] = {"epoch": self._epoch, "step": self._step, "epoch_s": train_s}
+        entry["images_per_s"] = self._feed.steps_per_epoch * self._config.train.batch_size / train_s
+        entry |= {f"train/{name}": value for name, value in losses.items()}
+        entry["train/bad_steps"] = self._bad.total
+        validated = self._validates()
+        if validated:
+            table = validate(self._recipe, self._feed.val(), device=self._runtime.device)
+            entry |= {f"val/{name}": score.mean for name, score in table.total.items()}
+        self._history.append(entry)
+        if validated and self._runtime.rank == 0:
+            self._keep()
+        self._record(entry, with_pictures=validated)
+
+    def _validates(self) -> bool:
+        train = self._config.train
+        return self._epoch % train.validate_every == 0 or self._epoch == train.epochs
+
+    def _keep(self) -> None:
+        """Write the best bundle first: a checkpoint promises that it is there."""
+        if self._best()["epoch"] == self._epoch:
+            self._save_best()
+        self._store.save(
+            Checkpoint(
+                epoch=self._epoch,
+                step=self._step,
+                weights=self._recipe.weights(),
+                state=self._recipe.state(),
+                meta={
+                    "config": to_dict(self._config),
+                    "dataset_hash": self._dataset_hash,
+                    "history": self._history,
+                    "bad_steps": self._bad.total,
+                    "run_id": self._recorder.run_id if self._recorder else "",
+                },
+            )
+        )
+
+    def _save_best(self) -> None:
+        scores = {k: v for k, v in self._history[-1].items() if k.startswith("val/")}
+        save_bundle(
+            best_bundle(self._runtime.run_dir),
+            model=self._recipe.kept_model(),
+            name=self._config.model.name,
+            config=self._config.model.options(),
+            extra={
+                "epoch": self._epoch,
+                "scores": scores,
+                "dataset_hash": self._dataset_hash,
+                "run": to_dict(self._config),
+            },
+        )
+
+    def _best(self) -> dict[str, float]:
+        key = f"val/{self._config.eval.select_metric}"
+        # A metric that is not a number is worse than any number; the earliest best epoch wins.
+        return max(
+            (entry for entry in self._history if key in entry),
+            key=lambda entry: entry[key] if math.isfinite(entry[key]) else -math.inf,
+        )
+
+    def _resume(self) -> None:
+        checkpoint, passed_over = self._store.latest()
+        for problem in passed_over:
+            logger.warning("Passed over a damaged checkpoint: %s", problem)
+        if checkpoint is None:
+            return
+        _check_same_run(self._config, self._dataset_hash, checkpoint.meta)
+        self._recipe.restore(checkpoint.weights, checkpoint.state)
+        self._epoch = checkpoint.epoch
+        self._step = checkpoint.step
+        self._bad.total = checkpoint.meta["bad_steps"]
+        self._history = list(checkpoint.meta["history"])
+        for entry in self._history:
+            self._runtime.report(entry)
+
+    def _record(self, entry: dict[str, float], *, with_pictures: bool) -> None:
+        if self._recorder is None:
+            return
+        epoch = int(entry["epoch"])
+        self._recorder.metrics({k: v for k, v in entry.items() if k != "epoch"}, step=epoch)
+        if with_pictures and self._pictures is not None:
+            sheets = picture_rows(self._pictures, self._recipe.predict(self._pictures))
+            for sample_id, sheet in zip(self._pictures.sample_id, sheets, strict=True):
+                self._recorder.picture(f"val/{sample_id}", sheet, step=epoch)
+
+
+class BadSteps:
+    """Counts steps that were not applied, and stops a run that has too many in a row."""
+
+    def __init__(self, *, limit: int) -> None:
+        self.total = 0
+        self._limit = limit
+        self._row: list[tuple[str, ...]] = []
+
+    def record(self, batch: TensorBatch, *, applied: bool) -> None:
+        """Count one step.
+
+        Raises:
+            RayfillError: ``limit`` bad steps in a row, naming the samples of the last one.
+        """
+        if applied:
+            self._row.clear()
+            return
+        self.total += 1
+        self._row.append(batch.sample_id)
+        logger.warning("Skipped a step with a non-finite loss: samples %s", batch.sample_id)
+        if len(self._row) >= self._limit:
+            raise RayfillError(
+                f"{self._limit} steps in a row had a loss or gradient that is not finite; the last "
+                f"batches were {json.dumps(self._row[-3:])}. Lower train.learning_rate, or look at "
+                "these samples."
+            )
+
+
+def train_epoch(
+    recipe: Recipe, batches: Iterable[TensorBatch], *, bad: BadSteps
+) -> dict[str, float]:
+    """Train one epoch and return the mean of every loss term over the steps applied."""
+    sums: dict[str, torch.Tensor] = {}
+    count = 0
+    for batch in batches:
+        result = recipe.step(batch)
+        bad.record(batch, applied=result.applied)
+        if result.applied:
+            count += 1
+            for name, value in result.terms.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value
+    return {name: float(value) / count for name, value in sums.items()}
+
+
+def validate(
+    recipe: Recipe, batches: Iterable[TensorBatch], *, device: torch.device
+) -> MetricTable:
+    """Return the metrics of the kept weights over the whole split, reduced over all ranks."""
+    metrics = InpaintingMetrics().to(device)
+    for batch in batches:
+        prediction = recipe.predict(batch)
+        composite = torch.where(batch.hole_mask > 0, prediction, batch.image)
+        metrics.update(composite, batch.target, batch.hole_mask)
+    table: MetricTable = metrics.compute()
+    return table
+
+
+def picture_rows(batch: TensorBatch, prediction: torch.Tensor) -> list[NDArray[np.uint8]]:
+    """Return, for each sample, input with hole | composite | truth side by side, 8-bit RGB."""
+    hole = batch.hole_mask > 0
+    marked = torch.where(hole, torch.ones_like(batch.image), batch.image)
+    composite = torch.where(hole, prediction, batch.image)
+    sheet = torch.cat([marked, composite, batch.target], dim=3).permute(0, 2, 3, 1)
+    return list(to_uint8(sheet.cpu().numpy()))
+
+
+def _check_same_run(config: RunConfig, dataset_hash: str, meta: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that another configuration or dataset wrote."""
+    before, now = meta["config"], to_dict(config)
+    parts = ("model", "loss", "data", "train")
+    changed = [
+        f"{part}.{key} was {before[part].get(key)!r} and is {value!r}"
+        for part in parts
+        for key, value in json.loads(json.dumps(now[part])).items()
+        if before[part].get(key) != value
+    ]
+    if meta["dataset_hash"] != dataset_hash:
+        changed.append("the dataset's content changed")
+    if changed:
+        raise RayfillError(
+            f"Run {config.name!r} was begun with another configuration: {'; '.join(changed)}. "
+            "Give the run another name, or restore the configuration."
+        )
