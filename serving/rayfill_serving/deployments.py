@@ -1,0 +1,104 @@
+"""The two Ray Serve deployments: model replicas, and the ingress that talks HTTP."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from fastapi import FastAPI
+from ray import serve
+from ray.exceptions import RayActorError, RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from rayfill_serving.api import create_app
+from rayfill_serving.models import ModelShelf, RegistrySource
+from rayfill_serving.options import ServingOptions
+from rayfill_serving.problems import Problem, problem
+from rayfill_serving.schemas import InpaintJob, InpaintReply, ModelInfo
+from rayfill_serving.service import InpaintService
+
+#: Far above what the gates let in, so that refusals are ours: JSON, with Retry-After.
+_INGRESS_REQUESTS = 10_000
+_HEALTH_PERIOD_S = 2.0
+
+
+class InpaintReplica:
+    """One copy of the models in a process of its own."""
+
+    def __init__(self, options: ServingOptions) -> None:
+        source = RegistrySource(
+            alias=options.alias,
+            tracking_uri=options.tracking_uri,
+            cache_dir=options.cache_dir,
+            device="cuda" if options.gpus > 0 else "cpu",
+        )
+        shelf = ModelShelf(options.model_names, source=source, poll_s=options.poll_s)
+        shelf.follow()
+        self._service = InpaintService(
+            shelf,
+            threads=options.threads,
+            waiting=options.waiting,
+            max_pixels=options.max_pixels,
+        )
+
+    async def inpaint(self, job: InpaintJob) -> InpaintReply | Problem:
+        """Fill the hole, or say why not."""
+        return await self._service.inpaint(job)
+
+    async def models(self) -> list[ModelInfo]:
+        """Return what is being served now."""
+        return await self._service.models()
+
+
+class ReplicaBackend:
+    """The backend behind a Serve handle; one retry when a replica dies and another is there."""
+
+    def __init__(self, replicas: DeploymentHandle, *, retry: bool) -> None:
+        self._replicas = replicas
+        self._attempts = 2 if retry else 1
+
+    async def inpaint(self, job: InpaintJob) -> InpaintReply | Problem:
+        """Fill the hole, or say why not."""
+        for _ in range(self._attempts):
+            try:
+                return cast("InpaintReply | Problem", await self._replicas.inpaint.remote(job))
+            except RayActorError:
+                continue
+        return problem("worker_lost")
+
+    async def models(self) -> list[ModelInfo]:
+        """Return what is being served now; nothing while no replica answers."""
+        try:
+            return cast("list[ModelInfo]", await self._replicas.models.remote())
+        except (RayError, RayServeException):
+            return []
+
+
+class Ingress:
+    """The HTTP side; holds no model, so it stays small and starts fast."""
+
+    def __init__(self, replicas: DeploymentHandle, options: ServingOptions) -> None:
+        self._backend = ReplicaBackend(replicas, retry=options.replicas > 1)
+        self._options = options
+
+    def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: N807 - the name Ray Serve calls
+        """Return the ASGI app, once the constructor has run in the replica."""
+        return create_app(self._backend, self._options)
+
+
+def deploy(options: ServingOptions) -> serve.Application:
+    """Return the Serve application for ``options``, not yet running."""
+    replica = serve.deployment(
+        InpaintReplica,
+        num_replicas=options.replicas,
+        max_ongoing_requests=options.threads + options.waiting,
+        health_check_period_s=_HEALTH_PERIOD_S,
+        ray_actor_options={"num_cpus": options.cpus, "num_gpus": options.gpus},
+    )
+    ingress = serve.deployment(
+        serve.ingress()(Ingress),
+        max_ongoing_requests=_INGRESS_REQUESTS,
+        health_check_period_s=_HEALTH_PERIOD_S,
+        ray_actor_options={"num_cpus": 0},
+    )
+    return ingress.bind(replica.bind(options), options)

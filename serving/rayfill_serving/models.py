@@ -1,0 +1,169 @@
+"""The models being served: loaded by alias, and changed over when the alias moves.
+
+A follower thread looks at the registry, loads a new version beside the old one and then swaps one
+reference; requests that hold the old model finish on it. A version that cannot be used is refused
+with one line in the log, and the old one keeps answering.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from rayfill.inference import Inpainter
+from rayfill.registry import RegisteredModel, fetch_bundle, find_model
+from rayfill_data.errors import RayfillError
+from rayfill_serving.problems import ApiError
+from rayfill_serving.schemas import ModelInfo
+
+logger = logging.getLogger(__name__)
+
+#: A refused version is looked at again after this long: it may have been a broken connection.
+_RETRY_REFUSED_S = 30.0
+_WARM_UP_PX = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A registered model with its network in memory."""
+
+    registered: RegisteredModel
+    inpainter: Inpainter
+
+    @property
+    def label(self) -> str:
+        """Return ``name/version``."""
+        return f"{self.registered.name}/{self.registered.version}"
+
+
+class ModelSource(Protocol):
+    """Where models come from."""
+
+    def find(self, name: str) -> RegisteredModel:
+        """Return the version to serve under ``name`` now."""
+
+    def load(self, model: RegisteredModel) -> Inpainter:
+        """Return that version, ready to fill holes."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RegistrySource:
+    """The MLflow registry, by alias."""
+
+    alias: str
+    tracking_uri: str
+    cache_dir: str
+    device: str = "cpu"
+
+    def find(self, name: str) -> RegisteredModel:
+        """Return the version that the alias points at."""
+        return find_model(name, alias=self.alias, tracking_uri=self.tracking_uri)
+
+    def load(self, model: RegisteredModel) -> Inpainter:
+        """Download the bundle once, check it, and load it."""
+        bundle = fetch_bundle(model, tracking_uri=self.tracking_uri, cache_dir=Path(self.cache_dir))
+        return Inpainter.from_bundle(bundle, device=self.device)
+
+
+class ModelShelf:
+    """The current model of each name."""
+
+    def __init__(self, names: Sequence[str], *, source: ModelSource, poll_s: float) -> None:
+        self._names = tuple(names)
+        self._source = source
+        self._poll_s = poll_s
+        self._loaded: dict[str, LoadedModel] = {}
+        self._refused: dict[str, tuple[str, float]] = {}
+        self._said: dict[str, str] = {}
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def follow(self) -> None:
+        """Load what there is now, then keep following the alias in the background."""
+        self.refresh()
+        self._thread = threading.Thread(target=self._poll, name="follow-alias", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop following."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def refresh(self) -> None:
+        """Look once at every name and change over where the alias has moved; never raises."""
+        for name in self._names:
+            try:
+                self._refresh(name)
+            except RayfillError as error:
+                self._say(name, f"{name}: {error}")
+            except Exception as error:  # noqa: BLE001 - the old model must keep answering
+                self._say(name, f"{name}: cannot be read from the registry ({error!r})", error)
+
+    def get(self, wanted: str | None) -> LoadedModel:
+        """Return the model named ``name`` or ``name/version``; the first one by default.
+
+        Raises:
+            ApiError: ``unknown_model`` when it is not served, ``no_model`` when it is not ready.
+        """
+        name, _, version = (wanted or self._names[0]).partition("/")
+        if name not in self._names:
+            raise ApiError("unknown_model")
+        model = self._loaded.get(name)
+        if model is None:
+            raise ApiError("no_model")
+        if version and version != model.registered.version:
+            raise ApiError("unknown_model")
+        return model
+
+    def describe(self) -> list[ModelInfo]:
+        """Return what is being served, the default first."""
+        loaded = self._loaded
+        return [_info(loaded[name].registered) for name in self._names if name in loaded]
+
+    def _poll(self) -> None:
+        while not self._stop.wait(self._poll_s):
+            self.refresh()
+
+    def _refresh(self, name: str) -> None:
+        found = self._source.find(name)
+        current = self._loaded.get(name)
+        if current is not None and current.registered.version == found.version:
+            return
+        version, until = self._refused.get(name, ("", 0.0))
+        if version == found.version and time.monotonic() < until:
+            return
+        self._refused[name] = (found.version, time.monotonic() + _RETRY_REFUSED_S)
+        inpainter = self._source.load(found)
+        _try_out(inpainter)
+        # One assignment of a new dictionary: a reader sees the old shelf or the new one.
+        self._loaded = {**self._loaded, name: LoadedModel(found, inpainter)}
+        del self._refused[name]
+        self._say(name, f"{name}: serving version {found.version}")
+
+    def _say(self, name: str, line: str, error: Exception | None = None) -> None:
+        if self._said.get(name) != line:  # a line once, not one every two seconds
+            self._said[name] = line
+            logger.warning("%s", line, exc_info=error)
+
+
+def _try_out(inpainter: Inpainter) -> None:
+    """Fill one small hole: the first request shall neither pay for warming up nor find NaN."""
+    photo = np.full((_WARM_UP_PX, _WARM_UP_PX, 3), 128, np.uint8)
+    hole = np.zeros((_WARM_UP_PX, _WARM_UP_PX), np.uint8)
+    hole[12:20, 12:20] = 255
+    inpainter.inpaint(photo, hole)
+
+
+def _info(model: RegisteredModel) -> ModelInfo:
+    values = dataclasses.asdict(model)
+    values["scores"] = {key: v for key, v in model.scores.items() if math.isfinite(v)}
+    return ModelInfo(**values)

@@ -1,0 +1,145 @@
+"""What a server can be told, from Python, the command line or ``serve run … key=value``."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from rayfill.paths import tracking_uri as default_tracking_uri
+from rayfill.registry import CHAMPION, DEFAULT_MODEL_NAME
+from rayfill_data.errors import ConfigError, unknown_name
+
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServingOptions:
+    """Everything the server needs to know; plain data, so that it travels to Ray workers."""
+
+    models: str = DEFAULT_MODEL_NAME
+    """Registered models to serve, separated by commas; the first answers by default."""
+    alias: str = CHAMPION
+    """Alias that is followed: when it moves, the server changes over without a restart."""
+    tracking_uri: str = ""
+    """MLflow store that holds the registry; empty means the store that training uses."""
+    cache_dir: str = ""
+    """Folder for downloaded models; empty means ~/.cache/rayfill."""
+    replicas: int = 1
+    """Copies of the model; with two or more, one may die without a request failing."""
+    cpus: float = 1.0
+    """Ray CPUs reserved by each copy."""
+    gpus: float = 0.0
+    """Ray GPUs reserved by each copy; above 0 the model runs on CUDA."""
+    threads: int = 2
+    """Requests one copy works on at the same time."""
+    waiting: int = 6
+    """Requests that may wait for one copy before the server answers 503."""
+    timeout_s: float = 60.0
+    """Seconds a request may wait and run before it is answered 504."""
+    upload_timeout_s: float = 30.0
+    """Seconds a client has to send its request."""
+    poll_s: float = 2.0
+    """Seconds between two looks at the alias."""
+    max_body_mib: float = 20.0
+    """Largest request body, in MiB."""
+    max_megapixels: float = 16.0
+    """Largest photo, in millions of pixels."""
+    allowed_hosts: str = ",".join(LOOPBACK_HOSTS)
+    """Host names that requests may be addressed to, separated by commas; `*` allows any."""
+
+    def __post_init__(self) -> None:
+        lowest = {
+            "replicas": 1,
+            "threads": 1,
+            "cpus": 0,
+            "gpus": 0,
+            "waiting": 0,
+        }
+        problems = [
+            f"{name} is {getattr(self, name)}, but must be at least {low}: choose a larger number."
+            for name, low in lowest.items()
+            if not getattr(self, name) >= low
+        ]
+        above_zero = ("timeout_s", "upload_timeout_s", "poll_s", "max_body_mib", "max_megapixels")
+        problems += [
+            f"{name} is {getattr(self, name)}, but must be above 0: choose a larger number."
+            for name in above_zero
+            if not getattr(self, name) > 0
+        ]
+        if not self.model_names:
+            problems.append("models is empty: name at least one registered model.")
+        if not self.host_names:
+            problems.append("allowed_hosts is empty: name at least one host, such as localhost.")
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Return the names in ``models``, each once, in their order."""
+        return _split(self.models)
+
+    @property
+    def host_names(self) -> tuple[str, ...]:
+        """Return the names in ``allowed_hosts``, in lower case."""
+        return _split(self.allowed_hosts.lower())
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Return the body limit in bytes."""
+        return int(self.max_body_mib * 2**20)
+
+    @property
+    def max_pixels(self) -> int:
+        """Return the photo limit in pixels."""
+        return int(self.max_megapixels * 1e6)
+
+    @property
+    def capacity(self) -> int:
+        """Return how many requests the whole server holds, running and waiting."""
+        return self.replicas * (self.threads + self.waiting)
+
+    def resolved(self) -> ServingOptions:
+        """Return a copy whose store and cache are absolute: workers have another directory."""
+        cache = self.cache_dir or _default_cache()
+        return dataclasses.replace(
+            self,
+            tracking_uri=default_tracking_uri(self.tracking_uri or None),
+            cache_dir=str(Path(cache).expanduser().absolute()),
+        )
+
+
+def parse_options(args: Mapping[str, Any]) -> ServingOptions:
+    """Return options from ``key=value`` arguments.
+
+    Args:
+        args: Names and values as typed (``serve run`` gives both as strings).
+
+    Raises:
+        ConfigError: with every unknown key and every value of the wrong kind.
+    """
+    kinds = get_type_hints(ServingOptions)
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for key, text in args.items():
+        if key not in kinds:
+            problems.append(unknown_name("serving option", key, kinds))
+            continue
+        try:
+            values[key] = kinds[key](text)
+        except ValueError:
+            noun = "a whole number" if kinds[key] is int else "a number"
+            problems.append(f"{key} is {text!r}, but must be {noun}: correct it.")
+    if problems:
+        raise ConfigError(problems)
+    return ServingOptions(**values)
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def _default_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rayfill"

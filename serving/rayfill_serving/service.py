@@ -1,0 +1,91 @@
+"""One inpainting request from file bytes to file bytes; knows nothing of HTTP or Ray."""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from rayfill_data.codec import decode_mask, decode_photo
+from rayfill_data.errors import ImageError
+from rayfill_serving.models import LoadedModel, ModelShelf
+from rayfill_serving.pictures import MEDIA_TYPES, encode_picture
+from rayfill_serving.problems import ApiError, Problem, image_problem, problem
+from rayfill_serving.schemas import InpaintJob, InpaintReply, ModelInfo
+from rayfill_serving.work_queue import WorkQueue
+
+logger = logging.getLogger(__name__)
+
+
+class Backend(Protocol):
+    """What the HTTP layer needs: models that answer, wherever they run."""
+
+    async def inpaint(self, job: InpaintJob) -> InpaintReply | Problem:
+        """Fill the hole, or say why not."""
+
+    async def models(self) -> list[ModelInfo]:
+        """Return what is being served now."""
+
+
+class InpaintService:
+    """The backend in this process: a queue, a few threads and the models.
+
+    Problems are returned, not raised: they cross process boundaries as plain data.
+    """
+
+    def __init__(self, shelf: ModelShelf, *, threads: int, waiting: int, max_pixels: int) -> None:
+        self._shelf = shelf
+        self._max_pixels = max_pixels
+        self._queue = WorkQueue(threads=threads, waiting=waiting)
+
+    async def inpaint(self, job: InpaintJob) -> InpaintReply | Problem:
+        """Fill the hole, or say why not."""
+        try:
+            model = self._shelf.get(job.options.model)
+            return await self._queue.run(lambda: self._work(job, model))
+        except ApiError as error:
+            return error.problem
+
+    async def models(self) -> list[ModelInfo]:
+        """Return what is being served now."""
+        return self._shelf.describe()
+
+    def close(self) -> None:
+        """Stop following the registry and take no more work."""
+        self._shelf.close()
+        self._queue.close()
+
+    def _work(self, job: InpaintJob, model: LoadedModel) -> InpaintReply | Problem:
+        options = job.options
+        try:
+            photo = decode_photo(job.image, max_pixels=self._max_pixels)
+        except ImageError as error:
+            return image_problem(error, part="image")
+        try:
+            reading = decode_mask(job.mask, max_pixels=self._max_pixels)
+        except ImageError as error:
+            return image_problem(error, part="mask")
+        height, width = photo.rgb.shape[:2]
+        mask_height, mask_width = reading.mask.shape
+        if (height, width) != (mask_height, mask_width):
+            return problem(
+                "size_mismatch",
+                text=f"The photo is {width}x{height} pixels and the mask {mask_width}x"
+                f"{mask_height}: make them the same size.",
+            )
+        try:
+            filled = model.inpainter.inpaint(
+                photo.rgb,
+                reading.mask,
+                expand_px=options.expand_px,
+                feather_px=options.feather_px,
+            )
+        except Exception:  # a model may fail in any way; the server must not
+            logger.exception("%s failed on a photo of %dx%d", model.label, width, height)
+            return problem("model_failed")
+        return InpaintReply(
+            body=encode_picture(filled, form=options.format, icc_profile=photo.icc_profile),
+            media_type=MEDIA_TYPES[options.format],
+            model=model.label,
+            run_id=model.registered.run_id,
+            notes=reading.notes,
+        )
