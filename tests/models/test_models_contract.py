@@ -228,7 +228,7 @@ def test_unknown_names_are_answered_with_the_nearest():
 def test_every_bad_value_is_reported_at_once():
     with pytest.raises(ConfigError) as caught:
         model_config(
-            "unet", width=3, depth=0, hole_fill="pushpull", output="dirct", mask_channel="yes"
+            "unet", width=0, depth=0, hole_fill="pushpull", output="dirct", mask_channel="yes"
         )
     assert len(caught.value.problems) == 5
     assert "Did you mean 'push_pull'" in str(caught.value)

@@ -70,7 +70,7 @@ MODELS: dict[str, ModelSpec] = {
 }
 
 
-def model_config(name: str, **options: object) -> UNetConfig:
+def model_config(name: str, /, **options: object) -> UNetConfig:
     """Return the checked configuration of the model called ``name``, defaults filled in.
 
     Raises:
@@ -88,7 +88,7 @@ def model_config(name: str, **options: object) -> UNetConfig:
     return config_type(**options)  # type: ignore[arg-type]
 
 
-def build_model(name: str, **config: object) -> InpaintingModel:
+def build_model(name: str, /, **config: object) -> InpaintingModel:
     """Return the model called ``name`` with fresh weights.
 
     Args:

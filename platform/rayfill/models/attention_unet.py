@@ -20,7 +20,7 @@ class AttentionGate(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        inner = channels // 2
+        inner = max(1, channels // 2)
         self.skip = _projection(channels, inner)
         self.decoder = _projection(channels, inner)
         self.psi = _projection(inner, 1)

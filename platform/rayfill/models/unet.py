@@ -22,10 +22,10 @@ class UNetConfig:
     """Options of the U-Net, with and without attention gates."""
 
     width: int = 64
-    """Channels of the first level; each level below has twice as many. Even, 2 to 1024."""
+    """Channels of the first level; each level below has twice as many. 1 to 1024."""
 
     depth: int = 4
-    """Number of 2x2 poolings, 1 to 8; sizes are padded to a multiple of 2**depth."""
+    """Number of 2x2 poolings, 1 to 7; sizes are padded to a multiple of 2**depth."""
 
     hole_fill: Literal["zero", "mean", "push_pull"] = "zero"
     """What the network sees under the hole: 0, the mean known colour, or a smooth pyramid fill."""
@@ -38,8 +38,8 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         problems = [
-            *_integer_problems("width", self.width, low=2, high=1024, multiple=2),
-            *_integer_problems("depth", self.depth, low=1, high=8, multiple=1),
+            *_integer_problems("width", self.width, low=1, high=1024),
+            *_integer_problems("depth", self.depth, low=1, high=7),
         ]
         if self.hole_fill not in FILLS:
             problems.append(unknown_name("hole_fill", str(self.hole_fill), FILLS))
@@ -56,13 +56,12 @@ class UNetConfig:
         return 1 << self.depth
 
 
-def _integer_problems(name: str, value: int, *, low: int, high: int, multiple: int) -> list[str]:
+def _integer_problems(name: str, value: int, *, low: int, high: int) -> list[str]:
     """Return the one-line problem of an integer option, or nothing."""
     is_integer = isinstance(value, int) and not isinstance(value, bool)
-    if is_integer and low <= value <= high and value % multiple == 0:
+    if is_integer and low <= value <= high:
         return []
-    kind = "an even integer" if multiple == 2 else "an integer"
-    return [f"{name} is {value!r}; allowed: {kind} from {low} to {high}."]
+    return [f"{name} is {value!r}; allowed: an integer from {low} to {high}."]
 
 
 class UNet(InpaintingModel):
