@@ -75,6 +75,27 @@ def read_folder(uri: str) -> dict[str, bytes]:
     return files
 
 
+def write_file(uri: str, content: bytes) -> None:
+    """Write one file; on a local disk it is replaced whole."""
+    filesystem, path = resolve(uri)
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        _write_remote(filesystem, path.rpartition("/")[0], {path.rpartition("/")[2]: content})
+        return
+    temporary = Path(f"{path}.tmp")
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def read_file(uri: str) -> bytes | None:
+    """Return the content of one file, or None where there is none."""
+    filesystem, path = resolve(uri)
+    try:
+        return _read(filesystem, path)
+    except FileNotFoundError:
+        return None
+
+
 def list_folders(uri: str) -> list[str]:
     """Return the names of the folders in ``uri``, sorted; none where it does not exist."""
     filesystem, path = resolve(uri)

@@ -19,7 +19,8 @@ from rayfill.config import RunConfig, to_dict
 from rayfill.metrics import InpaintingMetrics, MetricTable
 from rayfill.training.checkpoint import Checkpoint, CheckpointStore
 from rayfill.training.feed import EpochStream, Feed
-from rayfill.training.recipes import ReconstructionRecipe, Recipe, TensorBatch, Wrap
+from rayfill.training.history import write_history
+from rayfill.training.recipes import Recipe, ReconstructionRecipe, TensorBatch, Wrap
 from rayfill_data.codec import to_uint8
 from rayfill_data.errors import RayfillError
 from rayfill_data.reader import PreparedDataset
@@ -161,10 +162,10 @@ class Training:
 
     def _run_epoch(self) -> None:
         started = time.perf_counter()
-        losses = train_epoch(self._recipe, self._feed.train(self._epoch), bad=self._bad)
+        steps, losses = train_epoch(self._recipe, self._feed.train(self._epoch), bad=self._bad)
         train_s = time.perf_counter() - started
         self._epoch += 1
-        self._step += self._feed.steps_per_epoch
+        self._step += steps
         entry: dict[str, float] = {"epoch": self._epoch, "step": self._step, "epoch_s": train_s}
         entry["images_per_s"] = self._feed.steps_per_epoch * self._config.train.batch_size / train_s
         entry |= {f"train/{name}": value for name, value in losses.items()}
@@ -174,8 +175,10 @@ class Training:
             table = validate(self._recipe, self._feed.val(), device=self._runtime.device)
             entry |= {f"val/{name}": score.mean for name, score in table.total.items()}
         self._history.append(entry)
-        if validated and self._runtime.rank == 0:
-            self._keep()
+        if self._runtime.rank == 0:
+            if validated:
+                self._keep()
+            write_history(self._runtime.run_dir, self._history)
         self._record(entry, with_pictures=validated)
 
     def _validates(self) -> bool:
@@ -281,18 +284,19 @@ class BadSteps:
 
 def train_epoch(
     recipe: Recipe, batches: Iterable[TensorBatch], *, bad: BadSteps
-) -> dict[str, float]:
-    """Train one epoch and return the mean of every loss term over the steps applied."""
+) -> tuple[int, dict[str, float]]:
+    """Train one epoch; return its steps and the mean of every loss term over those applied."""
     sums: dict[str, torch.Tensor] = {}
-    count = 0
+    steps = count = 0
     for batch in batches:
         result = recipe.step(batch)
         bad.record(batch, applied=result.applied)
+        steps += 1
         if result.applied:
             count += 1
             for name, value in result.terms.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
-    return {name: float(value) / count for name, value in sums.items()}
+    return steps, {name: float(value) / count for name, value in sums.items()}
 
 
 def validate(
@@ -313,7 +317,7 @@ def picture_rows(batch: TensorBatch, prediction: torch.Tensor) -> list[NDArray[n
     hole = batch.hole_mask > 0
     marked = torch.where(hole, torch.ones_like(batch.image), batch.image)
     composite = torch.where(hole, prediction, batch.image)
-    sheet = torch.cat([marked, composite, batch.target], dim=3).permute(0, 2, 3, 1)
+    sheet = torch.cat([marked, composite, batch.target], dim=3)
     return list(to_uint8(sheet.cpu().numpy()))
 
 

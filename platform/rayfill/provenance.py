@@ -1,0 +1,51 @@
+"""What a result was made with: recorded as tags of every run."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import subprocess
+from pathlib import Path
+
+_LIBRARIES = ("rayfill", "ray", "torch", "torchvision", "mlflow")
+
+
+def provenance_tags(*, dataset_hash: str, seed: int) -> dict[str, str]:
+    """Return code version, library versions, dataset hash and seed as MLflow tags."""
+    versions = {f"version.{name}": version_of(name) for name in _LIBRARIES}
+    return {
+        **versions,
+        "mlflow.source.git.commit": code_version(),
+        "dataset_hash": dataset_hash,
+        "seed": str(seed),
+    }
+
+
+def version_of(distribution: str) -> str:
+    """Return an installed distribution's version, or ``absent``."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+@functools.cache
+def code_version() -> str:
+    """Return the commit of the code that runs, ``-dirty`` behind it when changed, or ``unknown``."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(  # noqa: S603
+            ["git", "-C", str(root), *arguments],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+        return done.stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return commit + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
