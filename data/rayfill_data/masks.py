@@ -120,7 +120,9 @@ def _draw_stroke(mask: UInt8Array, *, area_px: int, rng: np.random.Generator) ->
     # A disc of the brush alone must not exceed the area still wanted.
     widest = max(1.0, min(0.18 * side, 1.1 * math.sqrt(area_px)))
     thickness = max(1, round(widest * float(rng.uniform(0.35, 1.0))))
-    length = min(area_px / thickness, 2.0 * max(height, width))
+    # The round ends alone cover a disc.
+    length = max(0.0, area_px / thickness - thickness * math.pi / 4)
+    length = min(length, 2.0 * max(height, width))
     count = int(rng.integers(6, 14))
     turns = rng.normal(0.0, 0.55, count)
     # A brush also doubles back now and then.
