@@ -56,10 +56,6 @@ def test_round_trip_is_bit_for_bit(saved):
     loaded = load_bundle(path)
     assert (loaded.name, loaded.config) == ("attention_unet", CONFIG)
     assert loaded.extra == {"run_id": "r1"}
-        "attention_unet",
-        CONFIG,
-        {"run_id": "r1"},
-    )
     assert not loaded.model.training
     theirs = loaded.model.state_dict()
     for key, value in model.state_dict().items():
