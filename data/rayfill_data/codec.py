@@ -66,7 +66,11 @@ class MaskReading:
 
 
 def decode_photo(
-    data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] = WEB_FORMATS
+    data: bytes,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] = WEB_FORMATS,
+    min_side: int | None = None,
 ) -> Photo:
     """Decode a photograph to upright 8-bit RGB.
 
@@ -74,10 +78,17 @@ def decode_photo(
     their high byte, which is exact for 8-bit pictures widened by 256 or by 257; of an animation the
     first frame is taken.
 
+    Args:
+        data: encoded picture.
+        max_pixels: refused above this, before decoding.
+        formats: Pillow format names to allow.
+        min_side: a JPEG may be decoded at 1/2, 1/4 or 1/8, which is much faster, as long as both
+            sides keep at least twice this; None decodes every pixel.
+
     Raises:
         ImageError: ``not_an_image``, ``malformed`` or ``too_large``.
     """
-    image = _open(data, max_pixels=max_pixels, formats=formats)
+    image = _open(data, max_pixels=max_pixels, formats=formats, min_side=min_side)
     profile = image.info.get("icc_profile")
     image_format = image.format or ""
     rgb = np.array(_convert(image, "RGB"))
@@ -176,7 +187,9 @@ def to_uint8(planes: Float32Array) -> UInt8Array:
     return np.ascontiguousarray(levels.transpose(0, 2, 3, 1))
 
 
-def _open(data: bytes, *, max_pixels: int, formats: tuple[str, ...]) -> Image.Image:
+def _open(
+    data: bytes, *, max_pixels: int, formats: tuple[str, ...], min_side: int | None = None
+) -> Image.Image:
     """Open, check the size, decode and turn upright; every failure is an ImageError."""
     kind = _sniff(data)
     if kind not in formats:
@@ -186,6 +199,8 @@ def _open(data: bytes, *, max_pixels: int, formats: tuple[str, ...]) -> Image.Im
         image = Image.open(io.BytesIO(data), formats=(kind,))
         width, height = image.size
         if 0 < width * height <= max_pixels:
+            if min_side is not None:
+                image.draft(None, (2 * min_side, 2 * min_side))
             image.load()
             return _upright(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
