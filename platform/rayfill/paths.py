@@ -29,7 +29,9 @@ def tracking_uri(configured: str | None) -> str:
 
 
 def storage(configured: str | None) -> str:
-    """Return the folder or URI that runs are kept in; local paths become absolute."""
-    if not configured:
-        return str(home() / "runs")
-    return configured if "://" in configured else str(Path(configured).expanduser().absolute())
+    """Return the folder or URI that runs are kept in: configured, ``RAYFILL_STORAGE``, or home.
+
+    Local paths become absolute.
+    """
+    uri = configured or os.environ.get("RAYFILL_STORAGE") or str(home() / "runs")
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
