@@ -1,0 +1,251 @@
+"""Prepare a dataset: a source's tasks are rendered by Ray Data and written as Parquet."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+
+from rayfill_data.codec import encode_png
+from rayfill_data.contract import ROW_SCHEMA, SCHEMA_VERSION, SPLITS, Manifest
+from rayfill_data.errors import ConfigError, DatasetError, ImageError, RayfillError, unknown_name
+from rayfill_data.masks import hole_ratio
+from rayfill_data.progress import ProgressCallback, show_progress
+from rayfill_data.reader import read_manifest
+from rayfill_data.sources import SOURCES, SourceSpec
+from rayfill_data.sources.spec import Plan, Task
+from rayfill_data.writer import DatasetWriter, check_replaceable, open_writer
+
+#: Rows that travel from workers to the driver; a task that failed has a reason and no image.
+_RESULT_SCHEMA = pa.schema(
+    [pa.field(field.name, field.type) for field in ROW_SCHEMA]
+    + [pa.field("path", pa.string()), pa.field("reason", pa.string())]
+)
+
+#: Blocks of tasks: at least this many, so that every core has work and progress can be shown...
+_MIN_BLOCKS = 8
+#: ...and each at most this large.
+_BLOCK_TASKS = 256
+
+_EXAMPLES_SHOWN = 3
+
+
+def prepare(
+    source_name: str,
+    *,
+    out: str,
+    options: Any,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: ProgressCallback | None = None,
+) -> Manifest:
+    """Prepare a dataset and return its manifest; one that is already there is left untouched.
+
+    The same inputs, options and seed give byte-identical rows. Runs in the Ray cluster this process
+    is connected to; without one, in the cluster RAY_ADDRESS names or one of its own.
+
+    Args:
+        source_name: a key of SOURCES.
+        out: local path or URI of the dataset.
+        options: of the source's options type.
+        seed: of everything drawn at random.
+        overwrite: replace an older dataset at `out`.
+        progress: called with (done, total); None shows progress on stderr.
+
+    Raises:
+        ConfigError: an unknown source, or options of another source.
+        DatasetError: `out` cannot be used, the source is empty, or too many files are unusable.
+    """
+    spec = SOURCES.get(source_name)
+    if spec is None:
+        raise ConfigError([unknown_name("source", source_name, SOURCES)])
+    if not isinstance(options, spec.options_type):
+        raise ConfigError(
+            [
+                f"Source {source_name!r} got {type(options).__name__}; it takes "
+                f"{spec.options_type.__name__}."
+            ]
+        )
+    plan = spec.plan(options, seed)
+    identity: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "source": source_name,
+        "options": _plain(asdict(options)),
+        "seed": seed,
+        "inputs_hash": plan.inputs_hash,
+    }
+    if not overwrite:
+        found = read_manifest(out)
+        if found is not None and all(getattr(found, key) == identity[key] for key in identity):
+            return found
+    check_replaceable(out, overwrite=overwrite)
+    with open_writer(out) as writer:
+        with _connected_ray(), _reporting(progress, source_name) as report:
+            _render_all(plan, spec, options, seed, writer, report)
+        writer.close()
+        manifest = Manifest(
+            **identity,
+            height=plan.size,
+            width=plan.size,
+            versions=_versions(),
+            **writer.facts(),
+        )
+        _check_complete(manifest)
+        writer.write_manifest(manifest)
+    return manifest
+
+
+class _Renderer:
+    """Render a batch of tasks on a worker; runs in a Ray task."""
+
+    def __init__(self, spec: SourceSpec, options: Any, seed: int) -> None:
+        self.spec, self.options, self.seed = spec, options, seed
+
+    def __call__(self, tasks: pa.Table) -> pa.Table:
+        rows = [self._row(Task(**_tupled(task))) for task in tasks.to_pylist()]
+        return pa.Table.from_pylist(rows, schema=_RESULT_SCHEMA)
+
+    def _row(self, task: Task) -> dict[str, Any]:
+        row: dict[str, Any] = dict.fromkeys(_RESULT_SCHEMA.names)
+        row |= {"sample_id": task.sample_id, "split": task.split, "path": task.path}
+        try:
+            sample = self.spec.render(task, self.options, self.seed)
+        except (RayfillError, OSError) as error:
+            return row | {"reason": _reason(error)}
+        height, width = sample.image.shape[:2]
+        row |= {"source_id": task.source_id, "height": height, "width": width}
+        row["image"] = encode_png(sample.image)
+        if sample.target is not None:
+            row["target"] = encode_png(sample.target)
+        if sample.hole_mask is not None:
+            row["hole_mask"] = encode_png(sample.hole_mask)
+            row["hole_ratio"] = hole_ratio(sample.hole_mask)
+        return row
+
+
+def _render_all(
+    plan: Plan,
+    spec: SourceSpec,
+    options: Any,
+    seed: int,
+    writer: DatasetWriter,
+    report: ProgressCallback,
+) -> None:
+    """Run every task through Ray Data and hand the rows to the writer, in the plan's order."""
+    import ray.data
+
+    total = len(plan.tasks)
+    blocks = min(total, max(_MIN_BLOCKS, -(-total // _BLOCK_TASKS)))
+    tasks = ray.data.from_items([asdict(task) for task in plan.tasks], override_num_blocks=blocks)
+    tasks.context.execution_options.preserve_order = True
+    tasks.context.enable_progress_bars = False
+    rendered = tasks.map_batches(
+        _Renderer(spec, options, seed).__call__, batch_size=None, batch_format="pyarrow"
+    )
+    done = 0
+    examples: list[str] = []
+    allowed = int(plan.max_rejected * total)
+    for batch in _results(rendered):
+        for row in batch.to_pylist():
+            path, reason = row.pop("path"), row.pop("reason")
+            if reason is None:
+                writer.add(row)
+                continue
+            writer.reject(path, row["split"], reason)
+            if len(examples) < _EXAMPLES_SHOWN:
+                examples.append(f"{path}: {reason}")
+        done += len(batch)
+        report(done, total)
+    if writer.rejected > allowed:
+        raise DatasetError(
+            f"{writer.rejected} of {total} files cannot be used, {allowed} are allowed: "
+            f"{' | '.join(examples)} Repair or remove them, or raise --max-rejected (a share; 1 "
+            "allows all) to go on without them and have them listed in rejected.jsonl."
+        )
+
+
+def _results(rendered: Any) -> Iterator[pa.Table]:
+    """Execute a Ray dataset without its execution reports; ours are shown instead."""
+    levels = {"ray.data": logging.WARNING, "ray.data._internal.progress": logging.ERROR}
+    before = {name: logging.getLogger(name).level for name in levels}
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    try:
+        yield from rendered.iter_batches(batch_size=None, batch_format="pyarrow")
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def _check_complete(manifest: Manifest) -> None:
+    """Refuse a dataset one of whose splits lost every sample."""
+    if empty := [split for split in SPLITS if manifest.counts[split] == 0]:
+        raise DatasetError(
+            f"No usable picture is left for {', '.join(empty)}: {manifest.rejected} were rejected. "
+            "Add pictures, or repair the ones that cannot be read."
+        )
+
+
+def _reason(error: RayfillError | OSError) -> str:
+    """Say why a file was rejected."""
+    if isinstance(error, ImageError):
+        return f"{error.code}: {error}"
+    if isinstance(error, OSError):
+        return f"unreadable: {error.strerror or type(error).__name__}."
+    return str(error)
+
+
+@contextmanager
+def _connected_ray() -> Iterator[None]:
+    """Use the Ray this process is connected to, or connect and disconnect again."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    else:
+        ray.init(
+            "local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _reporting(
+    progress: ProgressCallback | None, source_name: str
+) -> AbstractContextManager[ProgressCallback]:
+    """Return the caller's progress callback, or one that shows progress itself."""
+    return nullcontext(progress) if progress else show_progress(f"prepare {source_name}")
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options as JSON would give them back, so that they compare with a manifest's."""
+    plain: dict[str, Any] = json.loads(json.dumps(options))
+    return plain
+
+
+def _tupled(task: dict[str, Any]) -> dict[str, Any]:
+    return task | {"donors": tuple(task["donors"])}
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of the libraries whose behaviour shows in the rows."""
+    names = ("rayfill", "ray", "numpy", "opencv-python", "pillow", "pyarrow")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions

@@ -1,0 +1,262 @@
+"""Where a dataset is written, so that one that looks finished is finished.
+
+On a local disk everything is written beside the goal and renamed into place. Object stores cannot
+rename: there the old manifest goes first and the new one comes last.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from rayfill_data.contract import (
+    MANIFEST_NAME,
+    REJECTED_NAME,
+    ROW_GROUP_ROWS,
+    ROW_SCHEMA,
+    SPLITS,
+    Manifest,
+)
+from rayfill_data.errors import DatasetError
+from rayfill_data.reader import resolve
+
+#: Few files, but none so large that a reader must hold gigabytes.
+SHARD_ROWS = 5000
+
+_OUR_FILES = re.compile(
+    rf"({'|'.join(SPLITS)})-\d{{5}}\.parquet|{re.escape(MANIFEST_NAME)}|{re.escape(REJECTED_NAME)}"
+)
+
+Row = Mapping[str, Any]
+
+
+class DatasetWriter:
+    """Write rows to shards, and count and hash them on the way."""
+
+    def __init__(self, system: fs.FileSystem, root: str) -> None:
+        self.rejected = 0
+        self.counts = dict.fromkeys(SPLITS, 0)
+        self._photos: dict[str, set[str]] = {split: set() for split in SPLITS}
+        self._shards: dict[str, list[str]] = {split: [] for split in SPLITS}
+        self._system, self._root = system, root
+        self._pending: dict[str, list[Row]] = {split: [] for split in SPLITS}
+        self._open: dict[str, pq.ParquetWriter] = {}
+        self._digests: list[tuple[str, bytes]] = []
+        self._rejections: list[str] = []
+
+    def add(self, row: Row) -> None:
+        """Take one row of ROW_SCHEMA."""
+        split = row["split"]
+        if self.counts[split] % SHARD_ROWS == 0:
+            self._start_shard(split)
+        self.counts[split] += 1
+        self._photos[split].add(row["source_id"])
+        self._digests.append((row["sample_id"], row_digest(row)))
+        self._pending[split].append(row)
+        if len(self._pending[split]) == ROW_GROUP_ROWS:
+            self._flush(split)
+
+    def reject(self, path: str, split: str, reason: str) -> None:
+        """Take note of a file that could not be used."""
+        self.rejected += 1
+        line = {"path": path, "split": split, "reason": reason}
+        self._rejections.append(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        """Finish every shard; the dataset is not finished before :meth:`write_manifest`."""
+        for split in list(self._open):
+            self._finish_shard(split)
+        lines = "".join(self._rejections).encode("utf-8", "backslashreplace")
+        self._write(REJECTED_NAME, lines)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the manifest says about the rows written."""
+        whole = hashlib.sha256()
+        for _, digest in sorted(self._digests):
+            whole.update(digest)
+        return {
+            "counts": dict(self.counts),
+            "photo_counts": {split: len(photos) for split, photos in self._photos.items()},
+            "rejected": self.rejected,
+            "shards": {split: tuple(names) for split, names in self._shards.items()},
+            "content_hash": whole.hexdigest(),
+        }
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Write the manifest: from now on the dataset is finished."""
+        self._write(MANIFEST_NAME, manifest.to_json().encode())
+
+    def _start_shard(self, split: str) -> None:
+        self._finish_shard(split)
+        name = f"{split}-{len(self._shards[split]):05d}.parquet"
+        self._shards[split].append(name)
+        self._open[split] = pq.ParquetWriter(
+            f"{self._root}/{name}",
+            ROW_SCHEMA,
+            filesystem=self._system,
+            compression="none",  # PNG does not compress again.
+            use_dictionary=["split", "source_id"],
+            write_page_checksum=True,
+        )
+
+    def _finish_shard(self, split: str) -> None:
+        if split in self._open:
+            self._flush(split)
+            self._open.pop(split).close()
+
+    def _flush(self, split: str) -> None:
+        rows, self._pending[split] = self._pending[split], []
+        if rows:
+            self._open[split].write_table(pa.Table.from_pylist(rows, schema=ROW_SCHEMA))
+
+    def _write(self, name: str, data: bytes) -> None:
+        with self._system.open_output_stream(f"{self._root}/{name}") as stream:
+            stream.write(data)
+
+
+def row_digest(row: Row) -> bytes:
+    """Hash one row: every column in the schema's order, tagged and with its length."""
+    digest = hashlib.blake2b(digest_size=20)
+    for field in ROW_SCHEMA:
+        value = row[field.name]
+        if value is None:
+            digest.update(b"-")
+            continue
+        if isinstance(value, str):
+            value = value.encode("utf-8", "surrogateescape")
+        elif isinstance(value, float):
+            value = struct.pack("<f", value)
+        elif isinstance(value, int):
+            value = struct.pack("<q", value)
+        digest.update(b"+" + struct.pack("<q", len(value)))
+        digest.update(value)
+    return digest.digest()
+
+
+def check_replaceable(out: str, *, overwrite: bool) -> None:
+    """Refuse to write over anything but an empty place or, if wanted, an older dataset.
+
+    Raises:
+        DatasetError: other files are there, or a dataset without `overwrite`.
+    """
+    system, root = resolve(out)
+    try:
+        kind = system.get_file_info(root).type
+        if kind == fs.FileType.NotFound:
+            return
+        if kind == fs.FileType.File:
+            raise DatasetError(f"{out} is a file; choose a new folder.")
+        listed = system.get_file_info(fs.FileSelector(root))
+    except OSError as error:
+        raise _unwritable(out) from error
+    names = sorted(info.base_name for info in listed)
+    if foreign := [name for name in names if not _OUR_FILES.fullmatch(name)]:
+        raise DatasetError(
+            f"{out} holds files that are no dataset ({', '.join(foreign[:3])}); choose an empty or "
+            "new folder."
+        )
+    if names and not overwrite:
+        raise DatasetError(f"{out} holds another dataset; use --overwrite to replace it.")
+
+
+@contextmanager
+def open_writer(out: str) -> Iterator[DatasetWriter]:
+    """Yield a writer whose dataset appears at `out` when the block ends without an error.
+
+    Raises:
+        DatasetError: `out` cannot be written, or another process is writing it.
+    """
+    system, root = resolve(out)
+    if isinstance(system, fs.LocalFileSystem):
+        with _local_writer(Path(root), out) as writer:
+            yield writer
+        return
+    try:
+        system.create_dir(root, recursive=True)
+        # The manifest goes first: half a dataset must not look like a whole one.
+        for name in [MANIFEST_NAME, *_leftovers(system, root)]:
+            if system.get_file_info(f"{root}/{name}").is_file:
+                system.delete_file(f"{root}/{name}")
+        writer = DatasetWriter(system, root)
+        writer.close()
+    except OSError as error:
+        raise _unwritable(out) from error
+    yield writer
+
+
+def _leftovers(system: fs.FileSystem, root: str) -> list[str]:
+    listed = system.get_file_info(fs.FileSelector(root))
+    return [info.base_name for info in listed if _OUR_FILES.fullmatch(info.base_name)]
+
+
+@contextmanager
+def _local_writer(goal: Path, out: str) -> Iterator[DatasetWriter]:
+    """Write into a hidden sibling and rename it to the goal when everything is on disk."""
+    partial = goal.with_name(f".{goal.name}.partial")
+    old = goal.with_name(f".{goal.name}.old")
+    with _locked(partial, out):
+        try:
+            for left_by_a_killed_run in partial.iterdir():
+                left_by_a_killed_run.unlink()
+            yield DatasetWriter(fs.LocalFileSystem(), str(partial))
+            _sync(partial)
+            shutil.rmtree(old, ignore_errors=True)
+            if goal.is_dir():
+                goal.replace(old)
+            partial.replace(goal)
+            shutil.rmtree(old, ignore_errors=True)
+        except OSError as error:
+            raise _unwritable(out) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path, out: str) -> Iterator[None]:
+    """Make a folder and hold it against other processes; the hold dies with this process."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise _unwritable(out) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between opening and locking, its former holder may have renamed it to its goal.
+            free = folder.exists() and os.path.samestat(os.fstat(handle), folder.stat())
+        except BlockingIOError:
+            free = False
+        if not free:
+            raise DatasetError(
+                f"Another process is preparing {out}; wait for it or choose another --out."
+            )
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sync(folder: Path) -> None:
+    """Force every file to disk before the rename makes them look finished."""
+    for path in [*folder.iterdir(), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _unwritable(out: str) -> DatasetError:
+    return DatasetError(f"{out} cannot be written; check the path, its access and the free space.")
