@@ -1,0 +1,207 @@
+"""Every loss term by name, and weighted sums of them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rayfill.losses.perceptual import (
+    FEATURES,
+    PerceptualLoss,
+    feature_weights_available,
+    perceptual_loss,
+)
+from rayfill.losses.pixel import (
+    HoleValidL1Loss,
+    L1Loss,
+    LogMSELoss,
+    MSELoss,
+    hole_valid_l1_loss,
+    l1_loss,
+    log_mse_loss,
+    mse_loss,
+)
+from rayfill.pretrained import Availability
+from rayfill_data.errors import ConfigError, unknown_name
+
+__all__ = [
+    "FEATURES",
+    "LOSSES",
+    "Availability",
+    "CompositeLoss",
+    "LossOptions",
+    "LossResult",
+    "LossSpec",
+    "build_loss",
+    "feature_weights_available",
+    "hole_valid_l1_loss",
+    "l1_loss",
+    "log_mse_loss",
+    "mse_loss",
+    "parse_loss",
+    "perceptual_loss",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossOptions:
+    """What terms that look through a pretrained network need to know."""
+
+    features: str = "vgg19"
+    """A key of :data:`FEATURES`."""
+
+    weights_path: str | os.PathLike[str] | None = None
+    """Local file with that network's ImageNet weights; otherwise torchvision's own."""
+
+    allow_download: bool = True
+    """Whether torchvision may download weights that are not in torch's cache."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSpec:
+    """A term that can be named in a loss."""
+
+    build: Callable[[LossOptions], nn.Module]
+    """Makes the module ``(prediction, image, target, hole_mask) -> scalar``."""
+
+    summary: str
+    """One line for a list of terms."""
+
+    needs_features: bool = False
+    """Whether it looks through a pretrained network."""
+
+
+LOSSES: dict[str, LossSpec] = {
+    "mse": LossSpec(build=lambda _: MSELoss(), summary="mean squared error, all pixels"),
+    "l1": LossSpec(build=lambda _: L1Loss(), summary="mean absolute error, all pixels"),
+    "hole_valid_l1": LossSpec(
+        build=lambda _: HoleValidL1Loss(),
+        summary="absolute error, hole pixels 6 times as heavy as known ones",
+    ),
+    "log_mse": LossSpec(
+        build=lambda _: LogMSELoss(),
+        summary="logarithm of each sample's squared error in its hole",
+    ),
+    "perceptual": LossSpec(
+        build=lambda options: PerceptualLoss(
+            features=options.features,
+            weights_path=options.weights_path,
+            allow_download=options.allow_download,
+        ),
+        summary="distance between ImageNet features of prediction and target",
+        needs_features=True,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossResult:
+    """The value to minimise and what it is made of."""
+
+    total: Tensor
+    """Weighted sum of the terms, a scalar."""
+
+    terms: dict[str, Tensor]
+    """Every term by name, not weighted."""
+
+
+class CompositeLoss(nn.Module):
+    """``total = sum of weight * term``; the terms come back beside it, not weighted."""
+
+    def __init__(self, terms: Mapping[str, nn.Module], *, weights: Mapping[str, float]) -> None:
+        """Join terms.
+
+        Args:
+            terms: modules ``(prediction, image, target, hole_mask) -> scalar`` by name.
+            weights: their weights under the same names.
+        """
+        super().__init__()
+        self.terms = nn.ModuleDict(dict(terms))
+        self.weights = {name: float(weights[name]) for name in terms}
+
+    def forward(
+        self, prediction: Tensor, image: Tensor, target: Tensor, hole_mask: Tensor
+    ) -> LossResult:
+        """Return total and terms.
+
+        Args:
+            prediction: (B, 3, H, W), as the model gave it.
+            image: (B, 3, H, W) in [0, 1], what the model saw.
+            target: (B, 3, H, W) in [0, 1], the true picture.
+            hole_mask: (B, 1, H, W), exactly 0 or 1, 1 = hole.
+        """
+        terms = {
+            name: term(prediction, image, target, hole_mask) for name, term in self.terms.items()
+        }
+        weighted = [self.weights[name] * value for name, value in terms.items()]
+        return LossResult(total=torch.stack(weighted).sum(), terms=terms)
+
+
+def parse_loss(text: str) -> dict[str, float]:
+    """Turn ``"l1+0.05*perceptual"`` into weights by term; a term without a weight counts 1.
+
+    Raises:
+        ConfigError: unknown or repeated terms, or weights that are not finite and above 0; all of
+            them at once.
+
+    >>> parse_loss("l1 + 0.05*perceptual")
+    {'l1': 1.0, 'perceptual': 0.05}
+    """
+    weights: dict[str, float] = {}
+    problems = []
+    for part in text.split("+"):
+        before, star, after = part.partition("*")
+        name = (after if star else before).strip()
+        try:
+            weight = float(before) if star else 1.0
+        except ValueError:
+            weight = math.nan
+        if name not in LOSSES:
+            problems.append(unknown_name("loss term", name, LOSSES))
+        elif name in weights:
+            problems.append(f"Loss term {name!r} appears twice in {text!r}. Name each term once.")
+        elif not (math.isfinite(weight) and weight > 0):
+            problems.append(
+                f"Weight {before.strip()!r} of loss term {name!r}; allowed: a number above 0, "
+                "as in 'l1+0.05*perceptual'."
+            )
+        else:
+            weights[name] = weight
+    if problems:
+        raise ConfigError(problems)
+    return weights
+
+
+def build_loss(
+    terms: Mapping[str, float],
+    *,
+    features: str = "vgg19",
+    weights_path: str | os.PathLike[str] | None = None,
+    allow_download: bool = True,
+) -> CompositeLoss:
+    """Return the weighted sum of ``terms``.
+
+    Args:
+        terms: weights by name, keys of :data:`LOSSES`, as :func:`parse_loss` gives them.
+        features: the network that a perceptual term looks through, a key of :data:`FEATURES`.
+        weights_path: local file with its weights; otherwise torchvision's own.
+        allow_download: whether torchvision may download what is not in torch's cache.
+
+    Raises:
+        ConfigError: no terms, or unknown ones.
+        RayfillError: pretrained weights that cannot be had.
+    """
+    problems = [unknown_name("loss term", name, LOSSES) for name in terms if name not in LOSSES]
+    if not terms:
+        problems.append(f"No loss terms; allowed: {', '.join(LOSSES)}. Name one.")
+    if problems:
+        raise ConfigError(problems)
+    options = LossOptions(
+        features=features, weights_path=weights_path, allow_download=allow_download
+    )
+    return CompositeLoss({name: LOSSES[name].build(options) for name in terms}, weights=terms)

@@ -1,0 +1,191 @@
+"""Pretrained features: found, verified, frozen, or refused; never random ones."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from rayfill import pretrained
+from rayfill.losses import FEATURES, build_loss, feature_weights_available, perceptual_loss
+from rayfill.losses.perceptual import FeatureExtractor, PerceptualLoss
+from rayfill.pretrained import PRETRAINED, load_features
+from rayfill_data.errors import ConfigError, RayfillError
+
+REAL_WEIGHTS = Path(__file__).parents[3] / "shared/data/weights/squeezenet1_1_features.pth"
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch):
+    """No weights in torch's cache and no way to download: as on a machine without a network."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(pretrained, "_reachable", lambda _: False)
+    return tmp_path / "hub"
+
+
+@pytest.fixture(scope="module")
+def squeezenet_file(tmp_path_factory):
+    """A locally saved SqueezeNet state dict; its weights are arbitrary, its form is real."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "squeezenet.pth"
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), path)
+    return path
+
+
+def pictures(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(2, 2, 3, 32, 40, generator=generator)
+
+
+def test_value_equals_a_plain_walk_through_the_layers(squeezenet_file):
+    prediction, target = pictures()
+    loss = PerceptualLoss(features="squeezenet1_1", weights_path=squeezenet_file)
+    network = torchvision.models.squeezenet1_1()
+    network.load_state_dict(torch.load(squeezenet_file, weights_only=True))
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    a, b = (prediction - mean) / std, (target - mean) / std
+    distances = []
+    for index, layer in enumerate(network.features):
+        a, b = layer(a), layer(b)
+        if index in FEATURES["squeezenet1_1"]:
+            distances.append((a - b).abs().mean().item())
+    got = loss(prediction, None, target, None).item()
+    assert got == pytest.approx(sum(distances) / len(distances), rel=1e-5)
+    assert perceptual_loss(target, target, extractor=loss.extractor).item() == 0
+
+
+def test_features_only_file_gives_the_same(squeezenet_file, tmp_path):
+    state = torch.load(squeezenet_file, weights_only=True)
+    features = {k.removeprefix("features."): v for k, v in state.items() if "features" in k}
+    torch.save(features, tmp_path / "features.pth")
+    whole = load_features("squeezenet1_1", weights_path=squeezenet_file)
+    alone = load_features("squeezenet1_1", weights_path=tmp_path / "features.pth")
+    for a, b in zip(whole.parameters(), alone.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_vgg19_is_cut_after_its_last_tap(tmp_path):
+    with torch.device("meta"):
+        shapes = {k: v.shape for k, v in torchvision.models.vgg19().features.state_dict().items()}
+    state = {key: torch.zeros(shape, dtype=torch.float16) for key, shape in shapes.items()}
+    torch.save(state, tmp_path / "vgg19.pth")
+    extractor = PerceptualLoss(features="vgg19", weights_path=tmp_path / "vgg19.pth").extractor
+    layers = [layer for stage in extractor.stages for layer in stage]
+    assert len(layers) == 21
+    assert isinstance(layers[-1], torch.nn.ReLU)
+    channels = [maps.shape[1] for maps in extractor(torch.zeros(1, 3, 16, 16))]
+    assert channels == [64, 128, 256, 512]
+
+
+def test_taps_are_not_overwritten_by_the_layer_after_them(squeezenet_file):
+    for name, taps in FEATURES.items():
+        with torch.device("meta"):
+            features = getattr(torchvision.models, name)().features
+        for tap in taps[:-1]:
+            assert not getattr(features[tap + 1], "inplace", False)
+
+
+def test_frozen_in_eval_mode_and_gradient_only_to_the_prediction(squeezenet_file):
+    prediction, target = pictures()
+    prediction.requires_grad_()
+    target.requires_grad_()
+    loss = build_loss({"perceptual": 1.0}, features="squeezenet1_1", weights_path=squeezenet_file)
+    loss.train()
+    assert not any(module.training for module in loss.terms["perceptual"].extractor.modules())
+    assert not any(p.requires_grad for p in loss.parameters())
+    loss(prediction, target, target, torch.zeros(2, 1, 32, 40)).total.backward()
+    assert prediction.grad.abs().sum() > 0
+    assert target.grad is None
+
+
+@pytest.mark.parametrize("features", sorted(FEATURES))
+def test_without_weights_nothing_is_built_and_the_way_out_is_named(features, tmp_path):
+    found = feature_weights_available(features)
+    assert not found.ok
+    assert "cannot be reached" in found.reason
+    assert "weights_path" in found.how_to_get
+    with pytest.raises(RayfillError, match=f"No weights for {features}.*weights_path"):
+        build_loss({"perceptual": 1.0}, features=features)
+    assert not feature_weights_available(features, weights_path=tmp_path / "none.pth").ok
+    with pytest.raises(RayfillError, match="there is no file"):
+        PerceptualLoss(features=features, weights_path=tmp_path / "none.pth")
+    assert "not allowed" in feature_weights_available(features, allow_download=False).reason
+
+
+def test_availability_never_raises_for_unknown_names():
+    assert "Did you mean 'vgg19'" in feature_weights_available("vgg9").reason
+    assert not pretrained.weights_available("resnet").ok
+    with pytest.raises(ConfigError, match="vgg19"):
+        PerceptualLoss(features="vgg9")
+    with pytest.raises(ConfigError, match="vgg16"):
+        load_features("vgg15")
+
+
+def test_cache_is_found_before_the_network_is_asked(empty_cache, squeezenet_file, monkeypatch):
+    monkeypatch.setattr(pretrained, "_reachable", lambda _: pytest.fail("asked the network"))
+    url = pretrained._url("squeezenet1_1")
+    cached = empty_cache / "checkpoints" / Path(url).name
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(squeezenet_file.read_bytes())
+    found = feature_weights_available("squeezenet1_1")
+    assert found.ok
+    assert "cache" in found.reason
+    # torchvision's own loader takes it from there.
+    features = load_features("squeezenet1_1")
+    state = torch.load(squeezenet_file, weights_only=True)
+    assert torch.equal(features[0].weight, state["features.0.weight"])
+
+
+def test_reachable_server_counts_as_available(monkeypatch):
+    monkeypatch.setattr(pretrained, "_reachable", lambda _: True)
+    assert feature_weights_available("vgg19").ok
+
+
+@pytest.mark.parametrize("network", PRETRAINED)
+def test_every_network_has_weights_of_its_name(network):
+    assert network.split("_")[0] in pretrained._url(network)
+
+
+def test_a_server_that_never_answers_does_not_hang_us(monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(pretrained, "_REACH_TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert not pretrained._reachable(f"http://127.0.0.1:{silent.getsockname()[1]}/x")
+    assert not pretrained._reachable("http://127.0.0.1:1/x")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a state dict", b"PK\x03\x04half"])
+def test_damaged_files_are_refused(content, tmp_path):
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(RayfillError, match="cannot be read as a PyTorch state dict"):
+        load_features("vgg19", weights_path=tmp_path / "w.pth")
+
+
+def test_files_of_something_else_are_refused(squeezenet_file, tmp_path):
+    with pytest.raises(RayfillError, match="not the weights of this network"):
+        load_features("vgg19", weights_path=squeezenet_file)
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(RayfillError, match="does not hold tensors by name"):
+        load_features("vgg19", weights_path=tmp_path / "list.pth")
+
+
+def test_extractor_scales_like_imagenet():
+    identity = FeatureExtractor(torch.nn.Sequential(torch.nn.Identity()), taps=(0,))
+    (out,) = identity(torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
+    torch.testing.assert_close(out, torch.zeros(1, 3, 1, 1))
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not REAL_WEIGHTS.is_file(), reason="no SqueezeNet weights beside the project")
+def test_real_features_see_blur_as_worse_than_equally_large_brightness_shift():
+    loss = PerceptualLoss(features="squeezenet1_1", weights_path=REAL_WEIGHTS)
+    from skimage import data
+
+    target = torch.from_numpy(data.astronaut()).permute(2, 0, 1)[None, :, 100:228, 160:288] / 255
+    blurred = torch.nn.functional.avg_pool2d(target, 5, stride=1, padding=2)
+    shift = (blurred - target).square().mean().sqrt()
+    assert loss(blurred, None, target, None) > loss(target - shift, None, target, None)
