@@ -58,7 +58,9 @@ class Shield:
                 headers = MutableHeaders(scope=message)
                 for name, value in _SECURITY_HEADERS.items():
                     headers[name] = value
-                headers.setdefault("Cache-Control", "no-store")
+                # The page's files have an ETag; answers are nobody else's business.
+                fixed = scope["path"].startswith("/static/")
+                headers.setdefault("Cache-Control", "no-cache" if fixed else "no-store")
             await send(message)
 
         try:

@@ -1,0 +1,83 @@
+// Calls to the server. Every failure becomes a Trouble whose message is fit to be shown.
+
+const MAX_TRIES = 6;
+
+export class Trouble extends Error {
+  constructor(message, code) {
+    super(message);
+    this.code = code;
+  }
+}
+
+const PLAIN = {
+  busy: "The server is busy with other photos. Please try again in a moment.",
+  no_model: "No model is ready yet. Train one and promote it; this page will notice.",
+  model_failed: "The model could not fill this hole. Try a smaller or different mask.",
+  body_too_large: "This photo is too large for the server. Use a smaller one.",
+};
+
+async function troubleFrom(response) {
+  try {
+    const { error, code } = await response.json();
+    return new Trouble(PLAIN[code] ?? error, code);
+  } catch {
+    return new Trouble(`The server answered with status ${response.status}.`, "unknown");
+  }
+}
+
+async function ask(path, options) {
+  try {
+    return await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Trouble("The server cannot be reached. Is it still running?", "offline");
+  }
+}
+
+function pause(seconds, signal) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, 1000 * seconds);
+    signal.addEventListener("abort", () => {
+      clearTimeout(timer);
+      reject(new DOMException("stopped", "AbortError"));
+    });
+  });
+}
+
+export async function fetchModels() {
+  const response = await ask("/api/v1/models");
+  if (!response.ok) throw await troubleFrom(response);
+  return response.json();
+}
+
+export async function inpaint({ photo, mask, fields, signal, onWait }) {
+  const form = new FormData();
+  form.append("image", photo, "photo");
+  form.append("mask", mask, "mask.png");
+  for (const [name, value] of Object.entries(fields)) form.append(name, value);
+  for (let attempt = 1; ; attempt += 1) {
+    const response = await ask("/api/v1/inpaint", { method: "POST", body: form, signal });
+    if (response.ok) {
+      return {
+        picture: await response.blob(),
+        model: response.headers.get("X-Model"),
+        milliseconds: Number(response.headers.get("X-Latency-Ms")),
+        notes: response.headers.get("X-Notes"),
+      };
+    }
+    const trouble = await troubleFrom(response);
+    const wait = Number(response.headers.get("Retry-After"));
+    if (trouble.code !== "busy" || !wait || attempt === MAX_TRIES) throw trouble;
+    onWait();
+    await pause(wait, signal);
+  }
+}
+
+// The server reads a mask file the same way it will read it later: soft edges, alpha, EXIF.
+export async function readMask(file) {
+  const form = new FormData();
+  form.append("mask", file, "mask");
+  const response = await ask("/api/v1/adjust_mask", { method: "POST", body: form });
+  if (!response.ok) throw await troubleFrom(response);
+  return { picture: await response.blob(), notes: response.headers.get("X-Notes") };
+}

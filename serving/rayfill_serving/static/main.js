@@ -1,0 +1,354 @@
+// The page: pick a photo, paint a mask, look at the result.
+
+import { fetchModels, inpaint, readMask, Trouble } from "./api.js";
+import { isControl, listen } from "./gestures.js";
+import { Mask, stencilFrom } from "./mask.js";
+import { openPhoto } from "./photo.js";
+import { View } from "./view.js";
+
+const $ = (id) => document.getElementById(id);
+const body = document.body;
+const stage = $("stage");
+
+let limits = { max_pixels: 16e6, max_body_bytes: 20 * 2 ** 20 };
+let models = [];
+let photo = null; // { bitmap, blob, name }
+let result = null; // { bitmap, blob }
+let erasing = false;
+let split = 0.5; // where the compare divider stands, 0 to 1 over the photo's width
+let running = null; // AbortController of the request under way
+
+const view = new View(stage, $("sheet"), onViewMoved);
+const mask = new Mask($("mask"), onMaskChanged);
+
+// ---- steps ------------------------------------------------------------------------------------
+
+function go(step) {
+  body.dataset.step = step;
+  $("zoom").hidden = step === "pick";
+  for (const id of ["divider", "tag-before", "tag-after"]) $(id).hidden = step !== "result";
+  $("cursor").hidden = true;
+  if (step === "result") placeDivider();
+}
+
+function say(text, { bad = false } = {}) {
+  $("notice").textContent = text;
+  $("notice").classList.toggle("bad", bad);
+  $("notice").hidden = !text;
+  if (text) $("notice").scrollIntoView({ block: "nearest" });
+}
+
+function complain(error) {
+  if (!(error instanceof Trouble)) console.error(error);
+  say(error instanceof Trouble ? error.message : "Something went wrong on this page. Reload it and try again.", { bad: true });
+}
+
+async function take(file) {
+  if (!file || running) return;
+  say("");
+  try {
+    setPhoto(await openPhoto(file, limits));
+  } catch (error) {
+    complain(error);
+  }
+}
+
+function setPhoto(opened) {
+  photo?.bitmap.close();
+  photo = opened;
+  const { width, height } = photo.bitmap;
+  paintOn($("photo"), photo.bitmap);
+  mask.reset(width, height);
+  forgetResult();
+  go("paint");
+  view.show(width, height);
+  showSize();
+  say(photo.note);
+}
+
+function paintOn(canvas, bitmap) {
+  canvas.width = bitmap.width;
+  canvas.height = bitmap.height;
+  canvas.getContext("2d").drawImage(bitmap, 0, 0);
+}
+
+function forgetResult() {
+  if (result) URL.revokeObjectURL($("download").href);
+  result = null;
+}
+
+function startOver() {
+  say("");
+  photo = null;
+  forgetResult();
+  mask.reset(1, 1);
+  $("file").value = "";
+  go("pick");
+  loadModels();
+}
+
+// ---- brush --------------------------------------------------------------------------------------
+
+// The slider is geometric: from two pixels to a third of the photo.
+function brushSize() {
+  const largest = Math.max(8, Math.min(view.width, view.height) / 3);
+  return 2 * (largest / 2) ** ($("size").value / 100);
+}
+
+function showSize() {
+  $("size-text").textContent = `${Math.round(brushSize())} px`;
+  const pixels = `${brushSize() * view.scale}px`;
+  $("cursor").style.width = pixels;
+  $("cursor").style.height = pixels;
+}
+
+function resize(step) {
+  $("size").value = Number($("size").value) + step;
+  showSize();
+}
+
+function pickTool(erase) {
+  erasing = erase;
+  $("brush").setAttribute("aria-pressed", String(!erase));
+  $("eraser").setAttribute("aria-pressed", String(erase));
+}
+
+function onMaskChanged() {
+  $("undo").disabled = !mask.canUndo;
+  $("redo").disabled = !mask.canRedo;
+}
+
+function onViewMoved() {
+  showSize();
+  if (body.dataset.step === "result") placeDivider();
+}
+
+listen(stage, view, {
+  begin(event) {
+    if (running) return;
+    if (body.dataset.step === "result") slideTo(event);
+    else if (photo) mask.begin(view.onPhoto(event), brushSize(), erasing || event.buttons === 32);
+  },
+  extend(event) {
+    if (body.dataset.step === "result") slideTo(event);
+    else mask.extend(view.onPhoto(event));
+  },
+  end: () => mask.end(),
+  abandon: () => mask.abandon(),
+  hover(event) {
+    const shown = body.dataset.step === "paint" && event.pointerType !== "touch" && !running;
+    $("cursor").hidden = !shown;
+    const { x, y } = view.onStage(event);
+    $("cursor").style.transform = `translate(${x}px, ${y}px) translate(-50%, -50%)`;
+  },
+  leave: () => { $("cursor").hidden = true; },
+});
+
+// ---- compare ------------------------------------------------------------------------------------
+
+function slideTo(event) {
+  split = Math.min(1, Math.max(0, view.onPhoto(event).x / view.width));
+  placeDivider();
+}
+
+function placeDivider() {
+  $("result").style.clipPath = `inset(0 0 0 ${100 * split}%)`;
+  $("divider").style.left = `${view.x + split * view.width * view.scale}px`;
+}
+
+function hold(held) {
+  $("result").style.visibility = held ? "hidden" : "visible";
+  $("divider").hidden = held || body.dataset.step !== "result";
+}
+
+// ---- the request --------------------------------------------------------------------------------
+
+async function run() {
+  if (running || !photo) return;
+  if (mask.isEmpty) {
+    say("Paint over what should go first.", { bad: true });
+    return;
+  }
+  say("");
+  running = new AbortController();
+  const clock = startClock();
+  try {
+    const answer = await inpaint({
+      photo: photo.blob,
+      mask: await mask.toBlob(),
+      fields: fields(),
+      signal: running.signal,
+      onWait: () => { $("working-text").textContent = "Waiting for a free place…"; },
+    });
+    await show(answer);
+  } catch (error) {
+    if (error.name !== "AbortError") complain(error);
+  } finally {
+    clearInterval(clock);
+    $("working").hidden = true;
+    $("run").disabled = false;
+    running = null;
+  }
+}
+
+function fields() {
+  const chosen = { expand_px: $("expand").value, feather_px: $("feather").value };
+  return $("model").value ? { ...chosen, model: $("model").value } : chosen;
+}
+
+function startClock() {
+  const started = performance.now();
+  const tick = () => { $("seconds").textContent = `${((performance.now() - started) / 1000).toFixed(1)} s`; };
+  $("working-text").textContent = "Filling the hole…";
+  $("working").hidden = false;
+  $("run").disabled = true;
+  tick();
+  return setInterval(tick, 100);
+}
+
+async function show({ picture, model, milliseconds, notes }) {
+  forgetResult();
+  result = { bitmap: await createImageBitmap(picture), blob: picture };
+  paintOn($("result"), result.bitmap);
+  $("download").href = URL.createObjectURL(picture);
+  $("download").download = `${photo.name.replace(/\.[^.]*$/, "") || "photo"}-rayfill.png`;
+  $("facts").textContent = `${model} · ${(milliseconds / 1000).toFixed(1)} s · ${result.bitmap.width}×${result.bitmap.height}`;
+  split = 0.5;
+  go("result");
+  say(notes ?? "");
+}
+
+async function goOn() {
+  const file = new File([result.blob], photo.name, { type: result.blob.type });
+  await take(file);
+}
+
+// ---- models -------------------------------------------------------------------------------------
+
+async function loadModels() {
+  try {
+    const answer = await fetchModels();
+    limits = answer.limits;
+    models = answer.models;
+    $("expand").max = Math.min(48, limits.max_expand_px);
+  } catch (error) {
+    models = [];
+    complain(error);
+    return;
+  }
+  const before = $("model").value;
+  $("model").replaceChildren(...models.map((model) => new Option(`${model.name} · version ${model.version}`, model.name)));
+  if (models.some((model) => model.name === before)) $("model").value = before;
+  $("model").disabled = models.length < 2;
+  $("model-box").hidden = models.length === 0;
+  showScores();
+  if (models.length === 0) {
+    say("No model is ready yet. Train one and promote it; this page will notice.", { bad: true });
+    setTimeout(loadModels, 5000);
+  } else if ($("notice").textContent.startsWith("No model")) say("");
+}
+
+const SCORE_NAMES = { hole_psnr: "PSNR in holes", hole_ssim: "SSIM in holes", psnr: "PSNR", ssim: "SSIM", lpips: "LPIPS", l1: "L1" };
+
+function showScores() {
+  const model = models.find(({ name }) => name === $("model").value);
+  const rows = Object.entries(SCORE_NAMES).filter(([key]) => key in (model?.scores ?? {})).map(([key, label]) => {
+    const row = document.createElement("div");
+    const name = document.createElement("dt");
+    const value = document.createElement("dd");
+    name.textContent = label;
+    value.textContent = key.endsWith("psnr") ? `${model.scores[key].toFixed(1)} dB` : model.scores[key].toFixed(3);
+    row.append(name, value);
+    return row;
+  });
+  $("scores").replaceChildren(...rows);
+}
+
+// ---- mask files ---------------------------------------------------------------------------------
+
+async function loadMask(file) {
+  if (!file) return;
+  try {
+    const { picture, notes } = await readMask(file);
+    const stencil = await stencilFrom(picture);
+    const { width, height } = $("photo");
+    if (stencil.width !== width || stencil.height !== height) {
+      throw new Trouble(`That mask is ${stencil.width}×${stencil.height} pixels, but the photo is ${width}×${height}. They must be the same size.`, "size_mismatch");
+    }
+    mask.replace(stencil);
+    say(notes ?? "");
+  } catch (error) {
+    complain(error);
+  }
+}
+
+async function saveMask() {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await mask.toBlob());
+  link.download = `${photo.name.replace(/\.[^.]*$/, "") || "photo"}-mask.png`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+// ---- wiring -------------------------------------------------------------------------------------
+
+const pixels = (id) => { $(`${id}-text`).textContent = `${$(id).value} px`; };
+const clicks = {
+  brush: () => pickTool(false), eraser: () => pickTool(true),
+  undo: () => mask.undo(), redo: () => mask.redo(), clear: () => mask.clear(),
+  invert: () => mask.invert(), "mask-save": saveMask, run, cancel: () => running?.abort(),
+  back: () => { go("paint"); say(""); }, "go-on": goOn,
+  "zoom-in": () => view.zoom(1.4), "zoom-out": () => view.zoom(1 / 1.4), "zoom-fit": () => view.fit(),
+};
+for (const [id, act] of Object.entries(clicks)) $(id).addEventListener("click", act);
+for (const button of document.querySelectorAll(".again")) button.addEventListener("click", startOver);
+for (const id of ["expand", "feather"]) {
+  $(id).addEventListener("input", () => pixels(id));
+  pixels(id);
+}
+$("size").addEventListener("input", showSize);
+$("model").addEventListener("change", showScores);
+$("file").addEventListener("change", (event) => take(event.target.files[0]));
+$("mask-file").addEventListener("change", async (event) => {
+  await loadMask(event.target.files[0]);
+  event.target.value = "";
+});
+$("hold").addEventListener("pointerdown", () => hold(true));
+for (const type of ["pointerup", "pointerleave", "pointercancel", "blur"]) $("hold").addEventListener(type, () => hold(false));
+$("hold").addEventListener("keydown", (event) => { if (event.key === " " || event.key === "Enter") hold(true); });
+$("hold").addEventListener("keyup", () => hold(false));
+
+addEventListener("paste", (event) => {
+  const file = [...event.clipboardData.files].find(({ type }) => type.startsWith("image/"));
+  if (file) take(file);
+});
+let inside = 0;
+addEventListener("dragenter", () => { inside += 1; body.classList.add("dropping"); });
+addEventListener("dragleave", () => { inside -= 1; if (inside <= 0) body.classList.remove("dropping"); });
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  inside = 0;
+  body.classList.remove("dropping");
+  take(event.dataTransfer.files[0]);
+});
+
+addEventListener("keydown", (event) => {
+  if (body.dataset.step !== "paint" || event.target.matches?.("select")) return;
+  const key = event.key.toLowerCase();
+  if ((event.ctrlKey || event.metaKey) && key === "z") (event.shiftKey ? mask.redo() : mask.undo());
+  else if ((event.ctrlKey || event.metaKey) && key === "y") mask.redo();
+  else if (event.ctrlKey || event.metaKey || event.altKey) return;
+  else if (key === "[") resize(-4);
+  else if (key === "]") resize(4);
+  else if (key === "b") pickTool(false);
+  else if (key === "e") pickTool(true);
+  else if (key === "enter" && !isControl(event.target)) run();
+  else return;
+  event.preventDefault();
+});
+
+addEventListener("beforeunload", (event) => { if (mask.canUndo && body.dataset.step === "paint") event.preventDefault(); });
+
+go("pick");
+loadModels();
