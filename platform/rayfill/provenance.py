@@ -31,7 +31,7 @@ def version_of(distribution: str) -> str:
 
 @functools.cache
 def code_version() -> str:
-    """Return the commit of the code that runs, ``-dirty`` behind it when changed, or ``unknown``."""
+    """Return the commit of the running code, ``-dirty`` behind it when changed, or ``unknown``."""
     root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:

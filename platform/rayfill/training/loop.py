@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from rayfill.bundle import save_bundle
 from rayfill.config import RunConfig, to_dict
-from rayfill.metrics import InpaintingMetrics, MetricTable
+from rayfill.evaluation import accumulate
+from rayfill.metrics import InpaintingMetrics
 from rayfill.training.checkpoint import Checkpoint, CheckpointStore
 from rayfill.training.feed import EpochStream, Feed
 from rayfill.training.history import write_history
@@ -167,12 +168,13 @@ class Training:
         self._epoch += 1
         self._step += steps
         entry: dict[str, float] = {"epoch": self._epoch, "step": self._step, "epoch_s": train_s}
-        entry["images_per_s"] = self._feed.steps_per_epoch * self._config.train.batch_size / train_s
+        entry["images_per_s"] = steps * self._config.train.batch_size / train_s
         entry |= {f"train/{name}": value for name, value in losses.items()}
         entry["train/bad_steps"] = self._bad.total
         validated = self._validates()
         if validated:
-            table = validate(self._recipe, self._feed.val(), device=self._runtime.device)
+            metrics = InpaintingMetrics().to(self._runtime.device)
+            table = accumulate(self._recipe.predict, self._feed.val(), metrics=metrics)
             entry |= {f"val/{name}": score.mean for name, score in table.total.items()}
         self._history.append(entry)
         if self._runtime.rank == 0:
@@ -249,7 +251,8 @@ class Training:
         epoch = int(entry["epoch"])
         self._recorder.metrics({k: v for k, v in entry.items() if k != "epoch"}, step=epoch)
         if with_pictures and self._pictures is not None:
-            sheets = picture_rows(self._pictures, self._recipe.predict(self._pictures))
+            prediction = self._recipe.predict(self._pictures.image, self._pictures.hole_mask)
+            sheets = picture_rows(self._pictures, prediction)
             for sample_id, sheet in zip(self._pictures.sample_id, sheets, strict=True):
                 self._recorder.picture(f"val/{sample_id}", sheet, step=epoch)
 
@@ -297,19 +300,6 @@ def train_epoch(
             for name, value in result.terms.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
     return steps, {name: float(value) / count for name, value in sums.items()}
-
-
-def validate(
-    recipe: Recipe, batches: Iterable[TensorBatch], *, device: torch.device
-) -> MetricTable:
-    """Return the metrics of the kept weights over the whole split, reduced over all ranks."""
-    metrics = InpaintingMetrics().to(device)
-    for batch in batches:
-        prediction = recipe.predict(batch)
-        composite = torch.where(batch.hole_mask > 0, prediction, batch.image)
-        metrics.update(composite, batch.target, batch.hole_mask)
-    table: MetricTable = metrics.compute()
-    return table
 
 
 def picture_rows(batch: TensorBatch, prediction: torch.Tensor) -> list[NDArray[np.uint8]]:

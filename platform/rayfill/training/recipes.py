@@ -43,7 +43,7 @@ class Recipe(Protocol):
     def step(self, batch: TensorBatch) -> StepResult:
         """Do one optimiser step."""
 
-    def predict(self, batch: TensorBatch) -> Tensor:
+    def predict(self, image: Tensor, hole_mask: Tensor) -> Tensor:
         """Return predictions of the weights that would be kept, ``(B, 3, H, W)`` in [0, 1]."""
 
     def kept_model(self) -> nn.Module:
@@ -126,12 +126,12 @@ class ReconstructionRecipe:
         terms = {"loss": losses.total, **losses.terms}
         return StepResult(terms={k: v.detach() for k, v in terms.items()}, applied=applied)
 
-    def predict(self, batch: TensorBatch) -> Tensor:
-        """Return predictions of the kept weights, clamped to [0, 1]."""
+    def predict(self, image: Tensor, hole_mask: Tensor) -> Tensor:
+        """Return predictions of the kept weights, in [0, 1] as models in eval mode give them."""
         model = self.kept_model().eval()
         with torch.inference_mode(), autocast(self._dtype, device=self._device):
-            prediction: Tensor = model(_channels_last(batch.image), batch.hole_mask)
-        return prediction.float().clamp(0, 1)
+            prediction: Tensor = model(_channels_last(image), hole_mask)
+        return prediction.float()
 
     def kept_model(self) -> nn.Module:
         """Return the running average where there is one, else the network itself."""

@@ -1,0 +1,46 @@
+"""Measuring several systems on one split: trained bundles, and the classical baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rayfill.baselines import BASELINES
+from rayfill.bundle import load_bundle
+from rayfill.config import EvalConfig
+from rayfill.evaluation import evaluate
+from rayfill.metrics import LpipsMetric, MetricTable, lpips_available
+
+if TYPE_CHECKING:
+    from rayfill_data.reader import PreparedDataset
+
+#: Fast enough for any split; the biharmonic one takes seconds for a large hole.
+_TABLE_BASELINES = ("telea", "navier_stokes", "push_pull")
+
+
+def evaluate_bundles(
+    bundles: Mapping[str, str], *, dataset: PreparedDataset, lpips: LpipsMetric | None
+) -> dict[str, MetricTable]:
+    """Return the test metrics of trained models by name."""
+    return {
+        name: evaluate(load_bundle(Path(uri)).model, dataset=dataset, lpips=lpips)
+        for name, uri in bundles.items()
+    }
+
+
+def evaluate_baselines(
+    *, dataset: PreparedDataset, lpips: LpipsMetric | None
+) -> dict[str, MetricTable]:
+    """Return the test metrics of the classical baselines by name."""
+    return {
+        name: evaluate(BASELINES[name], dataset=dataset, lpips=lpips) for name in _TABLE_BASELINES
+    }
+
+
+def lpips_if_available(config: EvalConfig) -> tuple[LpipsMetric | None, str]:
+    """Return the LPIPS metric, or None and why it is left out of the table."""
+    found = lpips_available(config.lpips_network, weights_path=config.lpips_weights_path)
+    if not found.ok:
+        return None, f"LPIPS is not measured: {found.reason} {found.how_to_get}"
+    return LpipsMetric(config.lpips_network, weights_path=config.lpips_weights_path), ""

@@ -1,0 +1,105 @@
+"""Measuring a model or a baseline on a held-out split: one way, for training and for tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from rayfill.metrics import InpaintingMetrics, MetricTable
+from rayfill.models import composite
+from rayfill_data.batches import evaluation_batches
+
+if TYPE_CHECKING:
+    from rayfill.metrics import LpipsMetric
+    from rayfill.training.recipes import TensorBatch
+    from rayfill_data.reader import PreparedDataset
+
+#: ``predict(image, hole_mask) -> prediction``: a model's forward, a recipe's, a baseline's.
+Predict = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What one system scored on one split."""
+
+    name: str
+    table: MetricTable
+
+
+def accumulate(
+    predict: Predict, batches: Iterable[TensorBatch], *, metrics: InpaintingMetrics
+) -> MetricTable:
+    """Return the metrics of 8-bit composites over all batches, reduced over all ranks.
+
+    Composites are rounded to 8 bits, as a user gets them, so that networks, classical baselines and
+    finished pictures from a folder are measured alike.
+    """
+    for batch in batches:
+        prediction = predict(batch.image, batch.hole_mask)
+        rounded = prediction.float().clamp(0, 1).mul(255).round().div(255)
+        metrics.update(
+            composite(rounded, batch.image, batch.hole_mask), batch.target, batch.hole_mask
+        )
+    table: MetricTable = metrics.compute()
+    return table
+
+
+def evaluate(
+    predict: Predict | nn.Module,
+    *,
+    dataset: PreparedDataset,
+    split: str = "test",
+    device: torch.device | None = None,
+    batch_size: int = 32,
+    lpips: LpipsMetric | None = None,
+) -> MetricTable:
+    """Return the metrics of a system over a split of a prepared dataset.
+
+    Args:
+        predict: A model (used in eval mode), or any function of the same form.
+        dataset: An opened prepared dataset.
+        split: ``val`` or ``test``: those with frozen holes.
+        device: Where to compute; None is the CPU.
+        batch_size: Samples at a time.
+        lpips: Also measure LPIPS with this network.
+
+    Raises:
+        DatasetError: a split without frozen holes.
+    """
+    from rayfill.training.feed import to_device
+
+    device = device or torch.device("cpu")
+    if isinstance(predict, nn.Module):
+        predict = predict.to(device).eval()
+    arrays = dataset.load(split)
+    with torch.inference_mode():
+        return accumulate(
+            predict,
+            (
+                to_device(b, device=device)
+                for b in evaluation_batches(arrays, batch_size=batch_size)
+            ),
+            metrics=InpaintingMetrics(lpips=lpips).to(device),
+        )
+
+
+def protocol(dataset: PreparedDataset, *, split: str, lpips_network: str | None) -> dict[str, str]:
+    """Return the conditions that a table of metrics was measured under."""
+    manifest = dataset.manifest
+    return {
+        "dataset": manifest.source,
+        "dataset_hash": dataset.content_hash,
+        "split": f"{split} ({dataset.counts[split]} samples of "
+        f"{manifest.photo_counts[split]} photographs)",
+        "size": f"{dataset.height}x{dataset.width}",
+        "masks": "frozen in the dataset",
+        "measured_on": "8-bit composite, RGB, no crop",
+        "psnr": "data range 1; infinite values counted, not averaged",
+        "ssim": "Gaussian window 11, sigma 1.5, mean over channels",
+        "hole_metrics": "hole pixels only",
+        "lpips": lpips_network or "not measured: no weights",
+    }

@@ -1,0 +1,364 @@
+"""A sweep from end to end: data, trials, the winner trained longer, the table, the champion."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from rayfill import paths
+from rayfill.cluster import Capacity, check_fits, ray_cluster
+from rayfill.config import BUNDLED_DATA, RunConfig, check, flatten, to_dict
+from rayfill.evaluation import protocol
+from rayfill.folders import write_file
+from rayfill.leaderboard import Entry, Leaderboard
+from rayfill.sweep_plan import Outcome, open_plan, plan_trials
+from rayfill.sweep_progress import SweepProgress
+from rayfill.training.driver import TrainingJob, make_job, resolve_paths, train_on_ray
+from rayfill.training.history import read_history
+from rayfill.training.loop import best_bundle
+from rayfill.tuning import SweepOptions, concurrent_trials, run_trials
+from rayfill_data.errors import RayfillError
+from rayfill_data.reader import PreparedDataset
+
+if TYPE_CHECKING:
+    from rayfill.registry import RegisteredModel
+    from rayfill.tracking import Tracker
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WinnerOptions:
+    """How the best trial is trained on, by all workers together."""
+
+    epochs: int = 10
+    """Further epochs, starting from the trial's best weights; 0 keeps the trial as it is."""
+    num_workers: int | None = None
+    """Data-parallel workers; None is one per GPU, or per core without GPUs."""
+    learning_rate: float = 5e-4
+    """Peak learning rate of the further training."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What to vary, around which base, and what to do with the best."""
+
+    base: RunConfig
+    space: Mapping[str, Sequence[Any]]
+    options: SweepOptions = SweepOptions()
+    winner: WinnerOptions = WinnerOptions()
+    resume: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepResult:
+    """What a sweep ended with."""
+
+    name: str
+    leaderboard: Leaderboard
+    outcomes: Mapping[str, Outcome]
+    model: RegisteredModel | None
+    seconds: float
+
+
+def run_sweep(sweep: Sweep, *, console: Console) -> SweepResult:
+    """Run a sweep, print its leaderboard and register its winner as champion.
+
+    Raises:
+        ConfigError: settings that cannot be used, all at once, before anything is started.
+        RayfillError: a sweep in which no trial succeeded.
+    """
+    began = time.monotonic()
+    base = resolve_paths(sweep.base)
+    planned = plan_trials(base, sweep.space)
+    planned, notes = _leave_out_untrainable(planned)
+    nested = base.scaling.num_workers > 1
+    with ray_cluster(dashboard=nested) as capacity:
+        use_gpu = base.scaling.use_gpu if base.scaling.use_gpu is not None else capacity.gpus > 0
+        uri = _ensure_data(base, console=console)
+        trials = [_place(trial, use_gpu=use_gpu, data_uri=uri) for trial in planned]
+        _check_capacity(trials[0], capacity=capacity)
+        dataset = PreparedDataset.open(uri)
+        name, trials = open_plan(base.name, trials, storage=str(base.storage), resume=sweep.resume)
+        with _parent_run(name, sweep=sweep, base=trials[0], dataset=dataset) as parent:
+            run = _Run(
+                name=name,
+                sweep=sweep,
+                capacity=capacity,
+                parent=parent,
+                console=console,
+                dataset=dataset,
+                trials=trials,
+            )
+            outcomes = run.trials_side_by_side()
+            winner = run.train_winner(run.best_trial(outcomes))
+            board = run.leaderboard(outcomes, winner=winner, notes=notes)
+            model = run.publish(board, winner=winner)
+    seconds = time.monotonic() - began
+    board.show(console)
+    _say_where(base, name=name, model=model, seconds=seconds, console=console)
+    return SweepResult(
+        name=name, leaderboard=board, outcomes=outcomes, model=model, seconds=seconds
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Run:
+    """A sweep under way: everything its stages share."""
+
+    name: str
+    sweep: Sweep
+    capacity: Capacity
+    parent: Tracker
+    console: Console
+    dataset: PreparedDataset
+    trials: Sequence[RunConfig]
+
+    def trials_side_by_side(self) -> dict[str, Outcome]:
+        concurrent = concurrent_trials(self.trials[0], capacity=self.capacity)
+        concurrent = min(concurrent, self.sweep.options.max_concurrent or concurrent)
+        with SweepProgress(self.trials, concurrent=concurrent, console=self.console) as progress:
+            return run_trials(
+                self.trials,
+                group=self.name,
+                options=self.sweep.options,
+                capacity=self.capacity,
+                parent=self._parent_reference(),
+                progress=progress,
+            )
+
+    def best_trial(self, outcomes: Mapping[str, Outcome]) -> RunConfig:
+        scored = [trial for trial in self.trials if math.isfinite(self._score(self._job(trial)))]
+        if not scored:
+            reasons = {outcome.reason for outcome in outcomes.values() if outcome.reason}
+            raise RayfillError(
+                f"None of the {len(self.trials)} trials of {self.name!r} got as far as a "
+                f"validation: {'; '.join(sorted(reasons)) or 'no reason given'}."
+            )
+        return max(scored, key=lambda trial: self._score(self._job(trial)))
+
+    def train_winner(self, best: RunConfig) -> RunConfig | None:
+        """Train the best trial on with all workers; return the longer run, if there is one."""
+        options = self.sweep.winner
+        if not options.epochs:
+            return None
+        longer = self._winner_config(best)
+        workers = longer.scaling.num_workers
+        self.console.print(
+            f"Winner: {best.name}. Training it on for {options.epochs} epochs with {workers} "
+            f"worker{'s' if workers > 1 else ''} of Ray Train.",
+            highlight=False,
+        )
+        with SweepProgress([longer], concurrent=1, console=self.console) as progress:
+            progress.started(longer.name)
+            train_on_ray(
+                self._job(longer),
+                capacity=self.capacity,
+                on_epoch=lambda entry: progress.reported(longer.name, entry),
+            )
+            progress.ended(longer.name, Outcome(status="finished", epoch=longer.train.epochs))
+        return longer
+
+    def leaderboard(
+        self, outcomes: Mapping[str, Outcome], *, winner: RunConfig | None, notes: Sequence[str]
+    ) -> Leaderboard:
+        """Measure every trial, the winner and the baselines on the test split."""
+        from rayfill.evaluate_all import evaluate_baselines, evaluate_bundles, lpips_if_available
+
+        config = self.trials[0]
+        lpips, why_not = lpips_if_available(config.eval)
+        runs = [*self.trials, *([winner] if winner else [])]
+        runs = [run for run in runs if math.isfinite(self._score(self._job(run)))]
+        tables = evaluate_bundles(
+            {run.name: best_bundle(self._job(run).run_dir) for run in runs},
+            dataset=self.dataset,
+            lpips=lpips,
+        )
+        entries = [
+            Entry(
+                name=run.name,
+                kind="winner" if run is winner else "trial",
+                table=tables[run.name],
+                epochs=self._epochs(run),
+                val_score=self._score(self._job(run)),
+            )
+            for run in runs
+        ]
+        entries += [
+            Entry(name=name, kind="baseline", table=table)
+            for name, table in evaluate_baselines(dataset=self.dataset, lpips=lpips).items()
+        ]
+        failed = [f"{n} failed: {o.reason}" for n, o in outcomes.items() if o.status == "failed"]
+        network = config.eval.lpips_network if lpips else None
+        return Leaderboard(
+            title=f"{self.name}: held-out test split",
+            entries=entries,
+            rank_by=config.eval.select_metric,
+            protocol=protocol(self.dataset, split="test", lpips_network=network),
+            notes=[*notes, *failed, *([why_not] if why_not else [])],
+        )
+
+    def publish(self, board: Leaderboard, *, winner: RunConfig | None) -> RegisteredModel | None:
+        """Record the leaderboard and register the model that is best on the validation split."""
+        from rayfill.champion import register_champion
+
+        root = f"{self.trials[0].storage}/{self.name}"
+        text, data = board.markdown(), json.dumps(board.to_dict(), indent=1)
+        write_file(f"{root}/leaderboard.md", text.encode())
+        write_file(f"{root}/leaderboard.json", data.encode())
+        self.parent.text(text, "leaderboard.md")
+        self.parent.text(data, "leaderboard.json")
+        runs = [*self.trials, *([winner] if winner else [])]
+        best = max(
+            (run for run in runs if math.isfinite(self._score(self._job(run)))),
+            key=lambda run: self._score(self._job(run)),
+        )
+        table = next(entry.table for entry in board.entries if entry.name == best.name)
+        return register_champion(
+            best,
+            job=self._job(best),
+            table=table,
+            val_score=self._score(self._job(best)),
+            protocol=board.protocol,
+            console=self.console,
+        )
+
+    def _winner_config(self, best: RunConfig) -> RunConfig:
+        options, scaling = self.sweep.winner, best.scaling
+        room = self.capacity.gpus if scaling.use_gpu else self.capacity.cpus
+        share = scaling.gpus_per_worker if scaling.use_gpu else scaling.cpus_per_worker
+        workers = options.num_workers or max(1, int(room / share))
+        while best.train.batch_size % workers:
+            workers -= 1
+        return dataclasses.replace(
+            best,
+            name=f"winner-{best.name}",
+            scaling=dataclasses.replace(scaling, num_workers=workers),
+            train=dataclasses.replace(
+                best.train,
+                epochs=options.epochs,
+                learning_rate=options.learning_rate,
+                init_from=best_bundle(self._job(best).run_dir),
+            ),
+        )
+
+    def _job(self, config: RunConfig) -> TrainingJob:
+        return make_job(config, group=self.name, parent=self._parent_reference())
+
+    def _parent_reference(self) -> str:
+        return self.parent.run_id or str(self.parent.folder)
+
+    def _score(self, job: TrainingJob) -> float:
+        key = f"val/{job.config.eval.select_metric}"
+        scores = [entry[key] for entry in read_history(job.run_dir) if key in entry]
+        return max((score for score in scores if math.isfinite(score)), default=math.nan)
+
+    def _epochs(self, config: RunConfig) -> str:
+        return f"{len(read_history(self._job(config).run_dir))}/{config.train.epochs}"
+
+
+def _leave_out_untrainable(trials: Sequence[RunConfig]) -> tuple[list[RunConfig], list[str]]:
+    """Drop the trials whose loss needs weights that cannot be had, before anything starts."""
+    from rayfill.losses import feature_weights_available, parse_loss
+
+    kept, notes = [], []
+    for trial in trials:
+        loss = trial.loss
+        if "perceptual" in parse_loss(loss.terms):
+            found = feature_weights_available(loss.features, weights_path=loss.weights_path)
+            if not found.ok:
+                notes.append(f"{trial.name} left out: {found.reason} {found.how_to_get}")
+                continue
+        kept.append(trial)
+    if not kept:
+        raise RayfillError("Every trial was left out. " + " ".join(dict.fromkeys(notes)))
+    return kept, notes
+
+
+def _ensure_data(config: RunConfig, *, console: Console) -> str:
+    """Return the dataset's location, preparing the bundled photographs the first time."""
+    if config.data.uri != BUNDLED_DATA:
+        return config.data.uri
+    from rayfill_data.pipeline import prepare
+    from rayfill_data.sources import PhotosOptions
+
+    uri = str(paths.home() / "data" / "photos")
+    console.print(f"Preparing the bundled photographs in {uri}", highlight=False)
+    prepare("photos", out=uri, options=PhotosOptions())
+    return uri
+
+
+def _place(config: RunConfig, *, use_gpu: bool, data_uri: str) -> RunConfig:
+    return check(
+        dataclasses.replace(
+            config,
+            scaling=dataclasses.replace(config.scaling, use_gpu=use_gpu),
+            data=dataclasses.replace(config.data, uri=data_uri),
+        )
+    )
+
+
+def _check_capacity(config: RunConfig, *, capacity: Capacity) -> None:
+    scaling = config.scaling
+    check_fits(
+        capacity,
+        cpus=scaling.cpus_per_worker * scaling.num_workers,
+        gpus=scaling.gpus_per_worker * scaling.num_workers if scaling.use_gpu else 0,
+    )
+
+
+@contextlib.contextmanager
+def _parent_run(
+    name: str, *, sweep: Sweep, base: RunConfig, dataset: PreparedDataset
+) -> Iterator[Tracker]:
+    """Open the MLflow run that the trials' runs lie under."""
+    from rayfill.provenance import provenance_tags
+    from rayfill.tracking import Tracker
+
+    folder = Path(paths.home(), "tracking", name, "sweep")
+    tracker = Tracker(folder, tracking_uri=str(base.tracking.uri))
+    shared = flatten(to_dict(base))
+    varied = {key: ", ".join(str(v) for v in values) for key, values in sweep.space.items()}
+    tracker.start(
+        name,
+        experiment=base.tracking.experiment,
+        params={key: value for key, value in shared.items() if key not in varied and key != "name"}
+        | {f"space.{key}": value for key, value in varied.items()},
+        tags=provenance_tags(dataset_hash=dataset.content_hash, seed=base.train.seed)
+        | {"mlflow.note.content": f"Sweep over {', '.join(sweep.space)}. See leaderboard.md."},
+    )
+    # The database is made here, once, before any worker opens it.
+    tracker.flush()
+    status = "KILLED"
+    try:
+        yield tracker
+        status = "FINISHED"
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        tracker.finish(status)
+
+
+def _say_where(
+    config: RunConfig,
+    *,
+    name: str,
+    model: RegisteredModel | None,
+    seconds: float,
+    console: Console,
+) -> None:
+    console.print(f"Runs and checkpoints: {config.storage}/{name}", highlight=False, soft_wrap=True)
+    console.print(f"MLflow: {config.tracking.uri}", highlight=False, soft_wrap=True)
+    if model:
+        console.print(
+            f"Model {model.name} version {model.version}; serve the champion with `make serve`.",
+            highlight=False,
+        )
+    console.print(f"Done in {seconds:.0f} s.", highlight=False)
