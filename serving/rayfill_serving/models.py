@@ -147,7 +147,8 @@ class ModelShelf:
         # One assignment of a new dictionary: a reader sees the old shelf or the new one.
         self._loaded = {**self._loaded, name: LoadedModel(found, inpainter)}
         del self._refused[name]
-        self._say(name, f"{name}: serving version {found.version}")
+        self._said.pop(name, None)
+        logger.info("%s: serving version %s", name, found.version)
 
     def _say(self, name: str, line: str, error: Exception | None = None) -> None:
         if self._said.get(name) != line:  # a line once, not one every two seconds

@@ -161,8 +161,14 @@ def test_json_gives_the_same_bytes_as_a_form(server: Any, pictures: Any) -> None
     [
         ({}, lambda m: m),
         ({"invert": "true"}, lambda m: 255 - m),
-        ({"expand": "1"}, lambda m: cv2.dilate(m, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))),
-        ({"shrink": "1"}, lambda m: cv2.erode(m, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))),
+        (
+            {"expand": "1"},
+            lambda m: cv2.dilate(m, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))),
+        ),
+        (
+            {"shrink": "1"},
+            lambda m: cv2.erode(m, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))),
+        ),
     ],
 )
 def test_adjust_mask(server: Any, pictures: Any, fields: dict[str, str], expected: Any) -> None:
@@ -203,7 +209,12 @@ def test_openapi_names_every_field(server: Any) -> None:
     for kind in ("multipart/form-data", "application/json"):
         schema = body[kind]["schema"]
         assert list(schema["properties"]) == [
-            "image", "mask", "model", "expand_px", "feather_px", "format",
+            "image",
+            "mask",
+            "model",
+            "expand_px",
+            "feather_px",
+            "format",
         ]
         assert schema["required"] == ["image", "mask"]
         assert schema["additionalProperties"] is False

@@ -1,0 +1,245 @@
+"""Overload, failing models, moving aliases: the server says so and carries on."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import threading
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from rayfill.inference import Inpainter
+from rayfill_data.errors import RayfillError
+from rayfill_serving.models import ModelShelf
+from rayfill_serving.problems import ApiError
+
+
+class Blocked:
+    """A model that fills nothing until it is let go."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.entered = threading.Semaphore(0)
+        self.calls = 0
+
+    def inpaint(self, image: Any, mask: Any, **options: int) -> Any:
+        self.calls += 1
+        if image.shape[0] == 32 and image.shape[1] == 32:  # the shelf trying it out
+            return image
+        self.entered.release()
+        assert self.go.wait(30)
+        return image
+
+
+@pytest.fixture
+def good(pictures: Any) -> tuple[bytes, bytes]:
+    return pictures.encode(pictures.photo()), pictures.encode(pictures.hole())
+
+
+def test_overload_is_answered_at_once_and_passes(serving: Any, good: tuple[bytes, bytes]) -> None:
+    model = Blocked()
+    with (
+        serving(model, threads=1, waiting=1) as server,
+        concurrent.futures.ThreadPoolExecutor(2) as pool,
+    ):
+        accepted = [pool.submit(server.inpaint, *good)]
+        assert model.entered.acquire(timeout=20)
+        accepted.append(pool.submit(server.inpaint, *good))
+        # The second one waits; from then on every further request must be refused.
+        refused = []
+        while len(refused) < 16:
+            answer = server.inpaint(*good) if accepted[1].running() else None
+            if answer is not None:
+                refused.append(answer)
+            if len(refused) == 1 and refused[0].status_code == 200:
+                refused.clear()
+        assert {answer.status_code for answer in refused} == {503}
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+        assert {answer.json()["code"] for answer in refused} == {"busy"}
+        assert server.client.get("/healthz").status_code == 200
+        model.go.set()
+        assert [future.result().status_code for future in accepted] == [200, 200]
+        assert server.inpaint(*good).status_code == 200
+
+
+def test_too_slow_is_504_and_gives_the_place_back(serving: Any, good: tuple[bytes, bytes]) -> None:
+    model = Blocked()
+    with serving(model, threads=1, waiting=1, timeout_s=0.2) as server:
+        for _ in range(4):  # twice the capacity: those that gave up must not count
+            answer = server.inpaint(*good)
+            assert (answer.status_code, answer.json()["code"]) == (504, "too_slow")
+        calls = model.calls
+        model.go.set()
+        answer = server.inpaint(*good)
+        while answer.status_code == 504:  # the first thread is still finishing
+            answer = server.inpaint(*good)
+        assert answer.status_code == 200
+        assert model.calls <= calls + 2, "work whose client has gone was started"
+
+
+class Faulty:
+    """A model that fails on bright photos."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+    def inpaint(self, image: Any, mask: Any, **options: int) -> Any:
+        if self.error is not None and image.mean() > 140:
+            raise self.error
+        return image
+
+
+@pytest.mark.parametrize("error", [RuntimeError("secret /root/x 0xdead"), RayfillError("NaN")])
+def test_a_failing_model_is_a_plain_500(
+    serving: Any, pictures: Any, good: tuple[bytes, bytes], error: Exception
+) -> None:
+    bright = pictures.encode(np.full((48, 64, 3), 250, np.uint8))
+    with serving(Faulty(error)) as server:
+        for _ in range(2):
+            answer = server.inpaint(bright, good[1])
+            assert answer.status_code == 500
+            assert answer.json()["code"] == "model_failed"
+            assert "secret" not in answer.text
+            assert answer.headers["cache-control"] == "no-store"
+        assert server.inpaint(*good).status_code == 200
+        assert (
+            'rayfill_problems_total{code="model_failed"} 2.0' in server.client.get("/metrics").text
+        )
+
+
+def test_a_model_that_answers_nan_is_refused_by_the_shelf(
+    inpainter: Inpainter, caplog: Any
+) -> None:
+    import torch
+
+    class NaN(torch.nn.Module):
+        def forward(self, image: torch.Tensor, hole_mask: torch.Tensor) -> torch.Tensor:
+            return image * float("nan")
+
+    source = Source("1", inpainter)
+    shelf = ModelShelf(["rayfill"], source=source, poll_s=60)
+    shelf.refresh()
+    source.version, source.inpainter = "2", Inpainter(NaN(), name="nan")
+    with caplog.at_level(logging.WARNING):
+        shelf.refresh()
+        shelf.refresh()
+    assert shelf.get(None).label == "rayfill/1"
+    assert len([record for record in caplog.records if "finite" in record.message]) == 1
+
+
+def test_a_mistake_in_the_server_is_a_plain_500(serving: Any, monkeypatch: Any) -> None:
+    with serving() as server:
+        monkeypatch.setattr(server.shelf, "describe", lambda: 1 / 0)
+        answer = server.client.get("/api/v1/models")
+        assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+        assert "division" not in answer.text
+
+
+class Source:
+    """A registry that tests move by hand."""
+
+    def __init__(self, version: str, inpainter: Any) -> None:
+        self.version = version
+        self.inpainter = inpainter
+        self.broken: Exception | None = None
+        self.loads = 0
+
+    def find(self, name: str) -> Any:
+        from rayfill.registry import RegisteredModel
+
+        if self.broken is not None:
+            raise self.broken
+        return RegisteredModel(
+            name=name,
+            version=self.version,
+            run_id="r",
+            alias="champion",
+            scores={},
+            protocol={},
+            created_ms=0,
+        )
+
+    def load(self, model: Any) -> Any:
+        self.loads += 1
+        if isinstance(self.inpainter, Exception):
+            raise self.inpainter
+        return self.inpainter
+
+
+def test_the_alias_is_followed_in_the_background(serving: Any, good: tuple[bytes, bytes]) -> None:
+    import dataclasses
+
+    with serving(poll_s=0.01) as server:
+        assert server.inpaint(*good).headers["x-model"] == "rayfill/1"
+        server.shelf.follow()
+        server.source.model = dataclasses.replace(server.source.model, version="2", run_id="run-2")
+        statuses = set()
+        for _ in range(2000):
+            answer = server.inpaint(*good)
+            statuses.add(answer.status_code)
+            if answer.headers["x-model"] == "rayfill/2":
+                break
+        assert statuses == {200}
+        assert answer.headers["x-run-id"] == "run-2"
+        assert server.client.get("/api/v1/models").json()["models"][0]["version"] == "2"
+        assert server.source.loads == 2
+
+
+@pytest.mark.parametrize("error", [RayfillError("hash differs"), OSError("disk"), MemoryError()])
+def test_a_bundle_that_cannot_be_used_leaves_the_old_model(error: Exception, caplog: Any) -> None:
+    source = Source("1", Faulty(None))
+    shelf = ModelShelf(["rayfill"], source=source, poll_s=60)
+    shelf.refresh()
+    source.version, source.inpainter = "2", error
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            shelf.refresh()
+    assert shelf.get(None).label == "rayfill/1"
+    assert source.loads == 2, "a refused version was loaded again and again"
+    assert len(caplog.records) == 1
+    source.version, source.inpainter = "3", Faulty(None)
+    shelf.refresh()
+    assert shelf.get(None).label == "rayfill/3"
+
+
+def test_a_registry_that_is_away_leaves_the_old_model() -> None:
+    source = Source("1", Faulty(None))
+    shelf = ModelShelf(["rayfill"], source=source, poll_s=60)
+    shelf.refresh()
+    source.broken = ConnectionError("away")
+    shelf.refresh()
+    assert shelf.get(None).label == "rayfill/1"
+
+
+def test_before_the_first_model_the_server_says_so(serving: Any, good: tuple[bytes, bytes]) -> None:
+    with serving(RuntimeError("not a model")) as server:
+        for answer in (server.client.get("/readyz"), server.inpaint(*good)):
+            assert (answer.status_code, answer.json()["code"]) == (503, "no_model")
+            assert answer.headers["retry-after"]
+        assert server.client.get("/healthz").status_code == 200
+        assert server.client.get("/api/v1/models").json()["models"] == []
+
+
+def test_several_models_by_name() -> None:
+    shelf = ModelShelf(["one", "two"], source=Source("4", Faulty(None)), poll_s=60)
+    shelf.refresh()
+    assert shelf.get(None).label == "one/4"
+    assert shelf.get("two").label == "two/4"
+    assert [info.name for info in shelf.describe()] == ["one", "two"]
+    with pytest.raises(ApiError, match="No such model"):
+        shelf.get("three")
+
+
+def test_many_clients_get_their_own_photo_back(serving: Any, pictures: Any) -> None:
+    mask = pictures.encode(pictures.hole())
+    photos = [pictures.photo(seed=seed) for seed in range(24)]
+    with serving(threads=2, waiting=30) as server, concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda p: server.inpaint(pictures.encode(p), mask), photos))
+    known = pictures.hole() == 0
+    for photo, answer in zip(photos, answers, strict=True):
+        assert isinstance(answer, httpx.Response)
+        np.testing.assert_array_equal(pictures.decode(answer.content)[known], photo[known])

@@ -1,0 +1,67 @@
+"""What can be said to the server, and what it says back when that makes no sense."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from rayfill_data.errors import ConfigError, RayfillError
+from rayfill_serving.options import ServingOptions, parse_options
+from rayfill_serving.run import serve_forever
+
+
+def test_arguments_become_options() -> None:
+    options = parse_options({"models": "a, b,a", "replicas": "2", "timeout_s": "1.5"})
+    assert options.model_names == ("a", "b")
+    assert options.replicas == 2
+    assert options.timeout_s == 1.5
+    assert options.capacity == 2 * (options.threads + options.waiting)
+
+
+def test_every_bad_argument_is_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_options({"replica": "2", "threads": "many"})
+    assert len(caught.value.problems) == 2
+    assert "replicas" in caught.value.problems[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"replicas": 0},
+        {"timeout_s": 0},
+        {"poll_s": float("nan")},
+        {"models": " , "},
+        {"allowed_hosts": ""},
+    ],
+)
+def test_impossible_options_are_refused(changes: dict[str, float | str]) -> None:
+    with pytest.raises(ConfigError):
+        ServingOptions(**changes)
+
+
+def test_resolved_options_hold_absolute_places() -> None:
+    options = ServingOptions(tracking_uri="sqlite:////x/y.db", cache_dir="cache").resolved()
+    assert options.tracking_uri == "sqlite:////x/y.db"
+    assert Path(options.cache_dir).is_absolute()
+
+
+def test_a_port_in_use_is_said_before_ray_starts() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(RayfillError, match=f"{port}.*choose another port"):
+            serve_forever(ServingOptions(), port=port)
+
+
+def test_listening_beyond_this_machine_needs_host_names() -> None:
+    with pytest.raises(RayfillError, match="allowed_hosts"):
+        serve_forever(ServingOptions(), host="0.0.0.0", port=0)
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+def test_a_missing_model_is_said_before_ray_starts(tmp_path: Path) -> None:
+    options = ServingOptions(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    with pytest.raises(RayfillError, match="promote"):
+        serve_forever(options, port=0)
