@@ -110,6 +110,23 @@ def find_model(name: str, *, alias: str = CHAMPION, tracking_uri: str) -> Regist
     )
 
 
+def get_version(name: str, *, version: str, tracking_uri: str) -> RegisteredModel:
+    """Return one version of a registered model.
+
+    Raises:
+        RayfillError: when there is no such version.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _read(_client(tracking_uri).get_model_version(name, version), alias="")
+    except MlflowException as error:
+        raise RayfillError(
+            f"There is no version {version!r} of {name!r} in {tracking_uri}; `rayfill ui` lists "
+            "what there is."
+        ) from error
+
+
 def fetch_bundle(model: RegisteredModel, *, tracking_uri: str, cache_dir: Path) -> Path:
     """Download a version once and return the local bundle folder inside it."""
     import mlflow

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from rayfill import paths
 from rayfill.cluster import Capacity, check_fits, ray_cluster
-from rayfill.config import BUNDLED_DATA, RunConfig, check, flatten, to_dict
+from rayfill.config import RunConfig, check, flatten, to_dict
+from rayfill.data_location import ensure_data
 from rayfill.evaluation import protocol
 from rayfill.folders import write_file
 from rayfill.leaderboard import Entry, Leaderboard
@@ -81,7 +82,7 @@ def run_sweep(sweep: Sweep, *, console: Console) -> SweepResult:
     nested = base.scaling.num_workers > 1
     with ray_cluster(dashboard=nested) as capacity:
         use_gpu = base.scaling.use_gpu if base.scaling.use_gpu is not None else capacity.gpus > 0
-        uri = _ensure_data(base, console=console)
+        uri = ensure_data(base, console=console)
         trials = [_place(trial, use_gpu=use_gpu, data_uri=uri) for trial in planned]
         _check_capacity(trials[0], capacity=capacity)
         dataset = PreparedDataset.open(uri)
@@ -279,19 +280,6 @@ def _leave_out_untrainable(trials: Sequence[RunConfig]) -> tuple[list[RunConfig]
     if not kept:
         raise RayfillError("Every trial was left out. " + " ".join(dict.fromkeys(notes)))
     return kept, notes
-
-
-def _ensure_data(config: RunConfig, *, console: Console) -> str:
-    """Return the dataset's location, preparing the bundled photographs the first time."""
-    if config.data.uri != BUNDLED_DATA:
-        return config.data.uri
-    from rayfill_data.pipeline import prepare
-    from rayfill_data.sources import PhotosOptions
-
-    uri = str(paths.home() / "data" / "photos")
-    console.print(f"Preparing the bundled photographs in {uri}", highlight=False)
-    prepare("photos", out=uri, options=PhotosOptions())
-    return uri
 
 
 def _place(config: RunConfig, *, use_gpu: bool, data_uri: str) -> RunConfig:

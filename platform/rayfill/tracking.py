@@ -38,8 +38,7 @@ class Tracker:
             tracking_uri: Absolute MLflow tracking URI.
             run_id: The run to continue when the journal is not on this machine.
         """
-        for name, value in _HTTP_DEFAULTS.items():
-            os.environ.setdefault(name, value)
+        limit_patience()
         self._journal = Journal(folder)
         if run_id and not self._journal.run_id:
             self._journal.remember_run(run_id)
@@ -165,6 +164,12 @@ class Tracker:
             self._retry_now = False
             self._wake.notify_all()
             self._wake.wait_for(lambda: self._closing or self._retry_now, timeout=_BACKOFF_S)
+
+
+def limit_patience() -> None:
+    """Keep MLflow's client from waiting minutes for a server that is away, unless told to."""
+    for name, value in _HTTP_DEFAULTS.items():
+        os.environ.setdefault(name, value)
 
 
 class Sender:

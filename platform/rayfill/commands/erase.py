@@ -1,0 +1,127 @@
+"""``rayfill erase PHOTO --mask MASK -o OUT``: remove what a mask covers from one photo."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from rayfill import paths
+from rayfill_data.errors import RayfillError
+
+if TYPE_CHECKING:
+    from rayfill.inference import Inpainter
+    from rayfill_data.codec import Photo, UInt8Array
+
+#: File ending -> Pillow's name of the format.
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EraseArgs:
+    """Remove what a mask covers from one photo; all else stays as it is."""
+
+    photo: tyro.conf.Positional[Path]
+    """The photo: JPEG, PNG or WebP."""
+    mask: Path
+    """Picture of the photo's size: bright (128 and more) is what to remove."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Where the result goes: .png, .jpg or .webp (only .png keeps every known pixel exact)."""
+    model: str = "rayfill@champion"
+    """NAME@ALIAS of the model registry, a bundle folder, or telea, navier_stokes, push_pull."""
+    expand_px: int = 0
+    """Pixels by which the mask grows first."""
+    feather_px: int = 0
+    """Pixels inside the mask's edge over which the result fades in."""
+    tracking_uri: str | None = None
+    """MLflow store that the registry lies in; None as for training."""
+    overwrite: bool = False
+    """Replace OUT if it exists."""
+
+
+def main(args: Sequence[str]) -> int:
+    """Run the command."""
+    asked = tyro.cli(EraseArgs, args=list(args), prog="rayfill erase")
+    _check_output(asked.out, overwrite=asked.overwrite)
+    from rayfill_data.codec import decode_mask, decode_photo
+
+    photo = decode_photo(_read(asked.photo))
+    reading = decode_mask(_read(asked.mask), size=photo.rgb.shape[:2])
+    for note in reading.notes:
+        sys.stderr.write(f"rayfill: {asked.mask}: {note}\n")
+    inpainter = _load(asked.model, tracking_uri=paths.tracking_uri(asked.tracking_uri))
+    result = inpainter.inpaint(
+        photo.rgb, reading.mask, expand_px=asked.expand_px, feather_px=asked.feather_px
+    )
+    _write(asked.out, result, photo=photo)
+    share = float((reading.mask > 0).mean())
+    sys.stdout.write(f"{asked.out}: filled {share:.1%} of {photo.rgb.shape[1]}x")
+    sys.stdout.write(f"{photo.rgb.shape[0]} pixels with {inpainter.name or asked.model}.\n")
+    return 0
+
+
+def _load(model: str, *, tracking_uri: str) -> Inpainter:
+    from rayfill.baselines import BASELINES
+    from rayfill.inference import Inpainter
+
+    if model in BASELINES:
+        return Inpainter(BASELINES[model], name=model)
+    if Path(model).is_dir():
+        return Inpainter.from_bundle(model)
+    name, at, alias = model.partition("@")
+    if not at:
+        raise RayfillError(
+            f"--model is {model!r}: it must be NAME@ALIAS, the folder of a bundle, or one of "
+            f"{', '.join(sorted(BASELINES))}."
+        )
+    from rayfill.registry import fetch_bundle, find_model
+
+    found = find_model(name, alias=alias, tracking_uri=tracking_uri)
+    cache = paths.home() / "cache" / "models"
+    return Inpainter.from_bundle(fetch_bundle(found, tracking_uri=tracking_uri, cache_dir=cache))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RayfillError(f"{path} cannot be read: {error.strerror}. Name a file.") from error
+
+
+def _check_output(out: Path, *, overwrite: bool) -> None:
+    """Find out that the result cannot be written before the work is done."""
+    if out.suffix.lower() not in _FORMATS:
+        raise RayfillError(f"--out is {out}: its ending must be one of {', '.join(_FORMATS)}.")
+    if out.exists() and not overwrite:
+        raise RayfillError(f"{out} exists; name another file or add --overwrite.")
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise RayfillError(f"{out.parent} is not a folder that can be written to; name another.")
+
+
+def _write(out: Path, rgb: UInt8Array, *, photo: Photo) -> None:
+    """Write the result beside its place and move it there, so that no half file is left."""
+    from PIL import Image
+
+    kind = _FORMATS[out.suffix.lower()]
+    quality = {} if kind == "PNG" else {"quality": 95}
+    with tempfile.NamedTemporaryFile(dir=out.parent, suffix=out.suffix, delete=False) as stream:
+        temporary = Path(stream.name)
+        try:
+            Image.fromarray(rgb).save(stream, kind, icc_profile=photo.icc_profile, **quality)
+        except OSError as error:
+            temporary.unlink()
+            raise RayfillError(f"{out} could not be written: {error.strerror}.") from error
+    temporary.chmod(0o666 & ~_umask())
+    temporary.replace(out)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,63 @@
+"""``rayfill prepare SOURCE --out URI``: photos in, a prepared dataset out."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
+
+from rayfill_data.contract import Manifest
+from rayfill_data.errors import ConfigError, unknown_name
+from rayfill_data.sources import SOURCES
+
+OptionsT = TypeVar("OptionsT")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrepareArgs(Generic[OptionsT]):
+    """Where a prepared dataset goes and how it is drawn."""
+
+    options: Annotated[OptionsT, tyro.conf.arg(name="")]
+    out: str
+    """Folder or URI of the dataset."""
+    seed: int = 0
+    """Seed of splits, crops and holes."""
+    overwrite: bool = False
+    """Replace another dataset that is already there."""
+
+
+def main(args: Sequence[str]) -> int:
+    """Run the command."""
+    if not args or args[0] in ("-h", "--help"):
+        width = max(map(len, SOURCES))
+        lines = "".join(f"  {name:<{width}}  {spec.summary}\n" for name, spec in SOURCES.items())
+        sys.stdout.write(f"usage: rayfill prepare SOURCE --out URI [--help] ...\n\n{lines}")
+        return 0
+    name, *rest = args
+    if name not in SOURCES:
+        raise ConfigError([unknown_name("source", name, SOURCES)])
+    spec = SOURCES[name]
+    kind: Any = PrepareArgs[spec.options_type]  # type: ignore[name-defined]
+    asked = tyro.cli(kind, args=rest, prog=f"rayfill prepare {name}", description=spec.summary)
+    from rayfill.cluster import ray_cluster
+    from rayfill_data.pipeline import prepare
+
+    with ray_cluster():
+        manifest = prepare(
+            name, out=asked.out, options=asked.options, seed=asked.seed, overwrite=asked.overwrite
+        )
+    sys.stdout.write(_describe(manifest, out=asked.out))
+    return 0
+
+
+def _describe(manifest: Manifest, *, out: str) -> str:
+    counts = ", ".join(
+        f"{split} {count} samples of {manifest.photo_counts[split]} photos"
+        for split, count in manifest.counts.items()
+    )
+    rejected = f"; {manifest.rejected} files rejected, see rejected.jsonl" * bool(manifest.rejected)
+    size = f"{manifest.height}x{manifest.width}"
+    return f"{out}: {counts}, {size}{rejected}. Content {manifest.content_hash[:12]}.\n"
