@@ -153,7 +153,10 @@ function slideTo(event) {
 
 function placeDivider() {
   $("result").style.clipPath = `inset(0 0 0 ${100 * split}%)`;
-  $("divider").style.left = `${view.x + split * view.width * view.scale}px`;
+  const line = $("divider").style;
+  line.left = `${view.x + split * view.width * view.scale}px`;
+  line.top = `${view.y}px`;
+  line.height = `${view.height * view.scale}px`;
 }
 
 function hold(held) {

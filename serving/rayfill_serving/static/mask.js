@@ -80,18 +80,20 @@ export class Mask {
     return true;
   }
 
-  // White on black, as the server wants it.
+  // White on black with hard edges, as the server wants it.
   toBlob() {
     const { width, height } = this.canvas;
+    const pixels = this.context.getImageData(0, 0, width, height);
+    const { data } = pixels;
+    for (let index = 0; index < data.length; index += 4) {
+      const level = data[index + 3] >= 128 ? 255 : 0;
+      data[index] = level;
+      data[index + 1] = level;
+      data[index + 2] = level;
+      data[index + 3] = 255;
+    }
     const sheet = new OffscreenCanvas(width, height);
-    const context = sheet.getContext("2d");
-    context.drawImage(this.canvas, 0, 0);
-    context.globalCompositeOperation = "source-in";
-    context.fillStyle = "#fff";
-    context.fillRect(0, 0, width, height);
-    context.globalCompositeOperation = "destination-over";
-    context.fillStyle = "#000";
-    context.fillRect(0, 0, width, height);
+    sheet.getContext("2d").putImageData(pixels, 0, 0);
     return sheet.convertToBlob({ type: "image/png" });
   }
 
