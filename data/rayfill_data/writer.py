@@ -109,6 +109,7 @@ class DatasetWriter:
             filesystem=self._system,
             compression="none",  # PNG does not compress again.
             use_dictionary=["split", "source_id"],
+            write_statistics=["sample_id"],  # Not of pictures: Parquet would store some twice.
             write_page_checksum=True,
         )
 
