@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 def ray_local() -> Iterator[None]:
     """Connect to one small Ray cluster of our own, shared by the whole suite."""
     import ray
+    import ray.data
 
     ray.init(
         "local",
@@ -21,5 +23,9 @@ def ray_local() -> Iterator[None]:
         logging_level=logging.WARNING,
         object_store_memory=512 * 2**20,
     )
+    with warnings.catch_warnings():
+        # Ray Data 2.60 warns of its own defaults when its context is first made.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        ray.data.DataContext.get_current()
     yield
     ray.shutdown()

@@ -32,8 +32,15 @@ _DECODED_SCHEMA = pa.schema(
         pa.field("hole_mask", pa.binary()),
         pa.field("height", pa.int32()),
         pa.field("width", pa.int32()),
+        # An error travels as a row: Ray would wrap an exception beyond recognition.
+        pa.field("problem", pa.string()),
     ]
 )
+
+
+_STORED_COLUMNS = _DECODED_SCHEMA.names[:-1]
+
+_ADVICE = "Prepare the dataset again with --overwrite."
 
 
 def training_dataset(uri: str, *, split: str) -> Dataset:
@@ -57,8 +64,7 @@ def training_dataset(uri: str, *, split: str) -> Dataset:
                 count = pq.ParquetFile(stream).num_row_groups
         except (OSError, pa.ArrowException) as error:
             raise DatasetError(
-                f"The shard {path} is missing, truncated or damaged. Prepare the dataset again "
-                "with --overwrite."
+                f"The shard {path} is missing, truncated or damaged. {_ADVICE}"
             ) from error
         name = path.rpartition("/")[2]
         groups += [{"uri": uri, "name": name, "group": group} for group in range(count)]
@@ -90,6 +96,9 @@ def stream_batches(
         seed: of the run.
         epoch: counted from 0.
         augment: what happens to a sample.
+
+    Raises:
+        DatasetError: a shard that turns out damaged.
     """
     shuffle_seed = int(sample_rng(seed, epoch, "order of the stream").integers(2**31))
     for table in stream.iter_batches(
@@ -99,6 +108,9 @@ def stream_batches(
         local_shuffle_seed=shuffle_seed,
     ):
         rows = table.to_pylist()
+        for row in rows:
+            if row["problem"] is not None:
+                raise DatasetError(row["problem"])
         images = [_pixels(row["image"], row, 3) for row in rows]
         targets = [
             image if row["target"] is None else _pixels(row["target"], row, 3)
@@ -124,28 +136,22 @@ def _decode_groups(groups: pa.Table) -> pa.Table:
         try:
             with system.open_input_file(path) as stream:
                 file = pq.ParquetFile(stream, page_checksum_verification=True)
-                table = file.read_row_group(group["group"], columns=_DECODED_SCHEMA.names)
-        except (OSError, pa.ArrowException) as error:
-            raise DatasetError(
-                f"The shard {path} is truncated or damaged. Prepare the dataset again with "
-                "--overwrite."
-            ) from error
-        rows += [_decoded(row, path) for row in table.to_pylist()]
+                table = file.read_row_group(group["group"], columns=_STORED_COLUMNS)
+            rows += [_decoded(row) for row in table.to_pylist()]
+        except (OSError, pa.ArrowException, ImageError):
+            rows = [{"problem": f"The shard {path} is truncated or damaged. {_ADVICE}"}]
+            break
     return pa.Table.from_pylist(rows, schema=_DECODED_SCHEMA)
 
 
-def _decoded(row: dict[str, Any], path: str) -> dict[str, Any]:
-    """Replace a row's PNGs by their samples."""
-    try:
-        for key in ("image", "target", "hole_mask"):
-            if row[key] is not None:
-                row[key] = decode_png(row[key]).tobytes()
-    except ImageError as error:
-        raise DatasetError(
-            f"The shard {path}: sample {row['sample_id']} cannot be used: {error} Prepare the "
-            "dataset again with --overwrite."
-        ) from error
-    return row
+def _decoded(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with its PNGs replaced by their samples."""
+    pictures = {
+        key: decode_png(row[key]).tobytes()
+        for key in ("image", "target", "hole_mask")
+        if row[key] is not None
+    }
+    return row | pictures
 
 
 def _pixels(samples: bytes, row: dict[str, Any], channels: int) -> UInt8Array:

@@ -1,0 +1,105 @@
+"""Object stores, played by a file system that is not the local one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import fs
+
+from rayfill_data.contract import SCHEMA_VERSION, Manifest
+from rayfill_data.errors import DatasetError
+from rayfill_data.reader import PreparedDataset
+from rayfill_data.writer import check_replaceable, open_writer, row_digest
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    system = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    for module in ("reader", "writer"):
+        monkeypatch.setattr(
+            f"rayfill_data.{module}.resolve", lambda uri: (system, uri.split("://")[1])
+        )
+    return tmp_path
+
+
+def write(uri: str, rows: list[dict[str, Any]], *, finish: bool = True) -> None:
+    with open_writer(uri) as writer:
+        for row in rows:
+            writer.add(row)
+        writer.close()
+        if not finish:
+            raise KeyboardInterrupt
+        facts = writer.facts()
+        writer.write_manifest(
+            Manifest(
+                schema_version=SCHEMA_VERSION,
+                source="test",
+                options={},
+                seed=0,
+                inputs_hash="",
+                height=16,
+                width=16,
+                versions={},
+                **facts,
+            )
+        )
+
+
+def test_a_dataset_in_a_bucket(bucket: Path, make_rows: Any) -> None:
+    write("s3://bucket/dataset", make_rows(6))
+    dataset = PreparedDataset.open("s3://bucket/dataset")
+    assert len(dataset.load("val")) == 6
+    assert (bucket / "bucket" / "dataset" / "manifest.json").exists()
+
+
+def test_an_interrupted_upload_does_not_look_finished(bucket: Path, make_rows: Any) -> None:
+    uri = "s3://bucket/dataset"
+    with pytest.raises(KeyboardInterrupt):
+        write(uri, make_rows(6), finish=False)
+    with pytest.raises(DatasetError, match="no finished dataset"):
+        PreparedDataset.open(uri)
+    write(uri, make_rows(4))
+    assert len(PreparedDataset.open(uri).load("val")) == 4
+    with pytest.raises(KeyboardInterrupt):
+        write(uri, make_rows(6), finish=False)
+    with pytest.raises(DatasetError, match="no finished dataset"):
+        PreparedDataset.open(uri)
+
+
+def test_no_shard_of_an_older_dataset_stays(
+    bucket: Path, make_rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rayfill_data.writer.SHARD_ROWS", 2)
+    write("s3://bucket/dataset", make_rows(9))
+    write("s3://bucket/dataset", make_rows(3))
+    shards = sorted(path.name for path in (bucket / "bucket" / "dataset").glob("*.parquet"))
+    assert shards == ["val-00000.parquet", "val-00001.parquet"]
+
+
+def test_replaceable_places(bucket: Path, make_rows: Any) -> None:
+    check_replaceable("s3://bucket/new", overwrite=False)
+    write("s3://bucket/dataset", make_rows(2))
+    check_replaceable("s3://bucket/dataset", overwrite=True)
+    with pytest.raises(DatasetError, match="--overwrite"):
+        check_replaceable("s3://bucket/dataset", overwrite=False)
+    (bucket / "bucket" / "dataset" / "mine.txt").write_text("")
+    with pytest.raises(DatasetError, match=r"mine\.txt"):
+        check_replaceable("s3://bucket/dataset", overwrite=True)
+
+
+def test_digest_sees_every_column(make_rows: Any) -> None:
+    row = make_rows(1)[0]
+    others = [
+        row | {"sample_id": "x"},
+        row | {"target": None},
+        row | {"hole_mask": b""},
+        row | {"hole_mask": None},
+        row | {"hole_ratio": 0.25},
+        row | {"height": 17},
+        row | {"width": 17},
+    ]
+    digests = {row_digest(entry) for entry in [row, *others]}
+    assert len(digests) == len(others) + 1
+    assert row_digest(dict(row)) == row_digest(row)
