@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import cast
 
 from fastapi import FastAPI
@@ -26,6 +27,11 @@ class InpaintReplica:
     """One copy of the models in a process of its own."""
 
     def __init__(self, options: ServingOptions) -> None:
+        import mlflow
+
+        _log_with_serve()
+        # MLflow looks up `models:/` addresses in the process-wide store; here there is only one.
+        mlflow.set_tracking_uri(options.tracking_uri)
         source = RegistrySource(
             alias=options.alias,
             tracking_uri=options.tracking_uri,
@@ -78,12 +84,22 @@ class Ingress:
     """The HTTP side; holds no model, so it stays small and starts fast."""
 
     def __init__(self, replicas: DeploymentHandle, options: ServingOptions) -> None:
+        _log_with_serve()
         self._backend = ReplicaBackend(replicas, retry=options.replicas > 1)
         self._options = options
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: N807 - the name Ray Serve calls
         """Return the ASGI app, once the constructor has run in the replica."""
         return create_app(self._backend, self._options)
+
+
+def _log_with_serve() -> None:
+    """Send our lines to the replica's log file; by default Ray leaves them in a worker's stderr."""
+    ours = logging.getLogger("rayfill_serving")
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
+    for handler in logging.getLogger("ray.serve").handlers:
+        ours.addHandler(handler)
 
 
 def deploy(options: ServingOptions) -> serve.Application:

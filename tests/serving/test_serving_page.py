@@ -1,0 +1,246 @@
+"""The page in a real browser: pick, paint, remove, compare, start over."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt install chromium)"),
+]
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def page(browser: Any, server: Any, complaints: list[str]) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 1100, "height": 800})
+    tab = context.new_page()
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
+    tab.goto(f"http://127.0.0.1:{server.port}/")
+    yield tab
+    context.close()
+
+
+@pytest.fixture
+def photo_file(pictures: Any, tmp_path: Path) -> Path:
+    path = tmp_path / "my photo.png"
+    path.write_bytes(pictures.encode(pictures.photo(96, 128)))
+    return path
+
+
+def open_photo(page: Any, path: Path) -> None:
+    page.set_input_files("#file", str(path))
+    page.wait_for_selector("body[data-step=paint]")
+
+
+def drag(page: Any, *points: tuple[float, float]) -> None:
+    """Draw over the stage; points are fractions of it."""
+    box = page.locator("#stage").bounding_box()
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=5)
+    page.mouse.up()
+
+
+def save_mask(page: Any) -> np.ndarray:
+    with page.expect_download() as download:
+        page.click("#mask-save")
+    return np.array(Image.open(download.value.path()).convert("L"))
+
+
+def test_the_whole_way(page: Any, photo_file: Path, complaints: list[str], pictures: Any) -> None:
+    assert page.title().startswith("Rayfill")
+    open_photo(page, photo_file)
+    assert "rayfill" in page.inner_text("#model")
+    assert "24.5 dB" in page.inner_text("#scores")
+    drag(page, (0.45, 0.5), (0.55, 0.5))
+    page.evaluate("document.getElementById('expand').value = 0")
+    mask = save_mask(page)
+    assert mask.shape == (96, 128)
+    assert set(np.unique(mask)) == {0, 255}
+    page.click("#run")
+    page.wait_for_selector("body[data-step=result]")
+    assert page.is_hidden("#notice"), page.inner_text("#notice")
+    assert "rayfill/1" in page.inner_text("#facts")
+    with page.expect_download() as download:
+        page.click("#download")
+    assert download.value.suggested_filename == "my photo-rayfill.png"
+    filled = np.array(Image.open(download.value.path()))
+    original = pictures.photo(96, 128)
+    np.testing.assert_array_equal(filled[mask == 0], original[mask == 0])
+    assert (filled[mask > 0] != original[mask > 0]).any()
+
+    drag(page, (0.5, 0.5), (0.4, 0.5))  # the compare slider
+    clip = page.evaluate("document.getElementById('result').style.clipPath")
+    assert clip.startswith("inset(")
+    page.click("#back")
+    page.wait_for_selector("body[data-step=paint]")
+    np.testing.assert_array_equal(save_mask(page), mask)
+    page.click(".when-paint .again")
+    page.wait_for_selector("body[data-step=pick]")
+    assert complaints == []
+
+
+def test_undo_redo_erase_clear_and_invert(page: Any, photo_file: Path) -> None:
+    open_photo(page, photo_file)
+    drag(page, (0.4, 0.4), (0.6, 0.4))
+    first = save_mask(page)
+    drag(page, (0.4, 0.6), (0.6, 0.6))
+    second = save_mask(page)
+    assert second.sum() > first.sum() > 0
+    page.click("#undo")
+    np.testing.assert_array_equal(save_mask(page), first)
+    page.keyboard.press("Control+Shift+Z")
+    np.testing.assert_array_equal(save_mask(page), second)
+    page.keyboard.press("e")
+    drag(page, (0.3, 0.6), (0.7, 0.6))
+    erased = save_mask(page)
+    assert first.sum() <= erased.sum() < second.sum()
+    page.keyboard.press("Control+z")
+    page.click("#invert")
+    np.testing.assert_array_equal(save_mask(page), 255 - second)
+    page.click("#clear")
+    assert save_mask(page).sum() == 0
+    page.click("#run")
+    assert "Paint" in page.inner_text("#notice")
+    page.click("#undo")
+    page.click("#undo")
+    np.testing.assert_array_equal(save_mask(page), second)
+
+
+def test_the_bracket_keys_change_the_brush(page: Any, photo_file: Path) -> None:
+    open_photo(page, photo_file)
+    page.keyboard.press("]")
+    larger = float(page.input_value("#size"))
+    page.keyboard.press("[")
+    page.keyboard.press("[")
+    assert float(page.input_value("#size")) < larger
+
+
+def test_a_mask_file_is_loaded_and_a_wrong_one_explained(
+    page: Any, photo_file: Path, pictures: Any, tmp_path: Path
+) -> None:
+    open_photo(page, photo_file)
+    right, wrong = tmp_path / "right.png", tmp_path / "wrong.png"
+    right.write_bytes(pictures.encode(pictures.hole(96, 128)))
+    wrong.write_bytes(pictures.encode(pictures.hole(20, 30)))
+    page.set_input_files("#mask-file", str(right))
+    page.wait_for_selector("#undo:enabled")
+    np.testing.assert_array_equal(save_mask(page), pictures.hole(96, 128))
+    page.set_input_files("#mask-file", str(wrong))
+    page.wait_for_selector("#notice.bad")
+    assert "30×20" in page.inner_text("#notice")
+    assert "128×96" in page.inner_text("#notice")
+    np.testing.assert_array_equal(save_mask(page), pictures.hole(96, 128))
+
+
+def test_what_is_no_photo_is_explained(page: Any, tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("hello")
+    page.set_input_files("#file", str(text))
+    page.wait_for_selector("#notice.bad")
+    assert "JPEG, PNG or WebP" in page.inner_text("#notice")
+    assert page.get_attribute("body", "data-step") == "pick"
+
+
+def test_server_troubles_are_explained(page: Any, photo_file: Path) -> None:
+    open_photo(page, photo_file)
+    drag(page, (0.45, 0.5), (0.55, 0.5))
+    page.route("**/api/v1/inpaint", lambda route: route.abort())
+    page.click("#run")
+    page.wait_for_selector("#notice.bad")
+    assert "cannot be reached" in page.inner_text("#notice")
+    page.unroute("**/api/v1/inpaint")
+    busy = {"status": 503, "json": {"error": "x", "code": "busy"}, "headers": {"Retry-After": "1"}}
+    answers = iter([busy])
+
+    def answer(route: Any) -> None:
+        planned = next(answers, None)
+        route.continue_() if planned is None else route.fulfill(**planned)
+
+    page.route("**/api/v1/inpaint", answer)
+    page.click("#run")  # refused once, then tried again by itself
+    page.wait_for_selector("body[data-step=result]")
+
+
+def test_a_turned_photo_is_painted_as_it_is_seen(page: Any, pictures: Any, tmp_path: Path) -> None:
+    stored = Image.fromarray(pictures.photo(64, 96))
+    exif = stored.getexif()
+    exif[0x0112] = 6
+    path = tmp_path / "turned.jpg"
+    path.write_bytes(pictures.encode(stored, "JPEG", exif=exif))
+    open_photo(page, path)
+    assert page.evaluate("[photo.width, photo.height]") == [64, 96]
+    drag(page, (0.45, 0.5), (0.55, 0.5))
+    page.click("#run")
+    page.wait_for_selector("body[data-step=result]")
+    assert page.evaluate("[result.width, result.height]") == [64, 96]
+
+
+def test_touch_on_a_phone(browser: Any, server: Any, photo_file: Path) -> None:
+    context = browser.new_context(
+        viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True
+    )
+    page = context.new_page()
+    page.goto(f"http://127.0.0.1:{server.port}/")
+    open_photo(page, photo_file)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    box = page.locator("#stage").bounding_box()
+    page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert save_mask(page).sum() > 0
+    assert page.is_visible("#run")
+    context.close()
+
+
+def test_the_documentation_page(page: Any, server: Any, complaints: list[str]) -> None:
+    page.goto(f"http://127.0.0.1:{server.port}/docs")
+    page.wait_for_selector("details")
+    assert "/api/v1/inpaint" in page.inner_text("#operations")
+    assert "expand_px" in page.inner_text("details")
+    assert complaints == []
+
+
+def test_pasting_a_picture(page: Any, photo_file: Path) -> None:
+    data = list(io.BytesIO(photo_file.read_bytes()).getvalue())
+    page.evaluate(
+        """(bytes) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "p.png", { type: "image/png" }));
+            dispatchEvent(new ClipboardEvent("paste", { clipboardData: transfer }));
+        }""",
+        data,
+    )
+    page.wait_for_selector("body[data-step=paint]")
