@@ -46,19 +46,23 @@ Row = Mapping[str, Any]
 class DatasetWriter:
     """Write rows to shards, and count and hash them on the way."""
 
-    def __init__(self, system: fs.FileSystem, root: str) -> None:
+    def __init__(self, system: fs.FileSystem, root: str, *, out: str) -> None:
         self.rejected = 0
         self.counts = dict.fromkeys(SPLITS, 0)
         self._photos: dict[str, set[str]] = {split: set() for split in SPLITS}
         self._shards: dict[str, list[str]] = {split: [] for split in SPLITS}
-        self._system, self._root = system, root
+        self._system, self._root, self._out = system, root, out
         self._pending: dict[str, list[Row]] = {split: [] for split in SPLITS}
         self._open: dict[str, pq.ParquetWriter] = {}
         self._digests: list[tuple[str, bytes]] = []
         self._rejections: list[str] = []
 
     def add(self, row: Row) -> None:
-        """Take one row of ROW_SCHEMA."""
+        """Take one row of ROW_SCHEMA.
+
+        Raises:
+            DatasetError: what was written so far could not be stored.
+        """
         split = row["split"]
         if self.counts[split] % SHARD_ROWS == 0:
             self._start_shard(split)
@@ -103,28 +107,33 @@ class DatasetWriter:
         self._finish_shard(split)
         name = f"{split}-{len(self._shards[split]):05d}.parquet"
         self._shards[split].append(name)
-        self._open[split] = pq.ParquetWriter(
-            f"{self._root}/{name}",
-            ROW_SCHEMA,
-            filesystem=self._system,
-            compression="none",  # PNG does not compress again.
-            use_dictionary=["split", "source_id"],
-            write_statistics=["sample_id"],  # Not of pictures: Parquet would store some twice.
-            write_page_checksum=True,
-        )
+        with _or_unwritable(self._out):
+            self._open[split] = pq.ParquetWriter(
+                f"{self._root}/{name}",
+                ROW_SCHEMA,
+                filesystem=self._system,
+                compression="none",  # PNG does not compress again.
+                use_dictionary=["split", "source_id"],
+                write_statistics=["sample_id"],  # Not of pictures: Parquet would store some twice.
+                write_page_checksum=True,
+            )
 
     def _finish_shard(self, split: str) -> None:
         if split in self._open:
             self._flush(split)
-            self._open.pop(split).close()
+            with _or_unwritable(self._out):
+                self._open.pop(split).close()
 
     def _flush(self, split: str) -> None:
         rows, self._pending[split] = self._pending[split], []
-        if rows:
+        if not rows:
+            return
+        with _or_unwritable(self._out):
             self._open[split].write_table(pa.Table.from_pylist(rows, schema=ROW_SCHEMA))
 
     def _write(self, name: str, data: bytes) -> None:
-        with self._system.open_output_stream(f"{self._root}/{name}") as stream:
+        path = f"{self._root}/{name}"
+        with _or_unwritable(self._out), self._system.open_output_stream(path) as stream:
             stream.write(data)
 
 
@@ -154,15 +163,13 @@ def check_replaceable(out: str, *, overwrite: bool) -> None:
         DatasetError: other files are there, or a dataset without `overwrite`.
     """
     system, root = resolve(out)
-    try:
+    with _or_unwritable(out):
         kind = system.get_file_info(root).type
         if kind == fs.FileType.NotFound:
             return
         if kind == fs.FileType.File:
             raise DatasetError(f"{out} is a file; choose a new folder.")
         listed = system.get_file_info(fs.FileSelector(root))
-    except OSError as error:
-        raise _unwritable(out) from error
     names = sorted(info.base_name for info in listed)
     if foreign := [name for name in names if not _OUR_FILES.fullmatch(name)]:
         raise DatasetError(
@@ -185,16 +192,13 @@ def open_writer(out: str) -> Iterator[DatasetWriter]:
         with _local_writer(Path(root), out) as writer:
             yield writer
         return
-    try:
+    with _or_unwritable(out):
         system.create_dir(root, recursive=True)
         # The manifest goes first: half a dataset must not look like a whole one.
-        for name in [MANIFEST_NAME, *_leftovers(system, root)]:
-            if system.get_file_info(f"{root}/{name}").is_file:
-                system.delete_file(f"{root}/{name}")
-        writer = DatasetWriter(system, root)
-        writer.close()
-    except OSError as error:
-        raise _unwritable(out) from error
+        for name in sorted(_leftovers(system, root), key=lambda name: name != MANIFEST_NAME):
+            system.delete_file(f"{root}/{name}")
+    writer = DatasetWriter(system, root, out=out)
+    writer.close()  # An empty list of rejects proves that the place can be written.
     yield writer
 
 
@@ -210,17 +214,17 @@ def _local_writer(goal: Path, out: str) -> Iterator[DatasetWriter]:
     old = goal.with_name(f".{goal.name}.old")
     with _locked(partial, out):
         try:
-            for left_by_a_killed_run in partial.iterdir():
-                left_by_a_killed_run.unlink()
-            yield DatasetWriter(fs.LocalFileSystem(), str(partial))
-            _sync(partial)
-            shutil.rmtree(old, ignore_errors=True)
-            if goal.is_dir():
-                goal.replace(old)
-            partial.replace(goal)
-            shutil.rmtree(old, ignore_errors=True)
-        except OSError as error:
-            raise _unwritable(out) from error
+            with _or_unwritable(out):
+                for left_by_a_killed_run in partial.iterdir():
+                    left_by_a_killed_run.unlink()
+            yield DatasetWriter(fs.LocalFileSystem(), str(partial), out=out)
+            with _or_unwritable(out):
+                _sync(partial)
+                shutil.rmtree(old, ignore_errors=True)
+                if goal.is_dir():
+                    goal.replace(old)
+                partial.replace(goal)
+                shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -228,11 +232,9 @@ def _local_writer(goal: Path, out: str) -> Iterator[DatasetWriter]:
 @contextmanager
 def _locked(folder: Path, out: str) -> Iterator[None]:
     """Make a folder and hold it against other processes; the hold dies with this process."""
-    try:
+    with _or_unwritable(out):
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise _unwritable(out) from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -259,5 +261,13 @@ def _sync(folder: Path) -> None:
             os.close(handle)
 
 
-def _unwritable(out: str) -> DatasetError:
-    return DatasetError(f"{out} cannot be written; check the path, its access and the free space.")
+@contextmanager
+def _or_unwritable(out: str) -> Iterator[None]:
+    """Turn any failure of the disk or store into one error that names the dataset."""
+    try:
+        yield
+    except OSError as error:
+        why = f" ({error.strerror})" if error.strerror else ""
+        raise DatasetError(
+            f"{out} cannot be written{why}; check the path, its access and the free space."
+        ) from error

@@ -16,6 +16,8 @@ from rayfill_data.masks import hole_ratio
 from rayfill_data.sources import SOURCES, FolderOptions, PhotosOptions, folder, photos
 from rayfill_data.sources.spec import is_object
 
+SCENES = Path(__file__).parents[3] / "shared/data/scenes"
+
 
 @pytest.fixture
 def pictures(tmp_path: Path, make_picture: Any) -> Path:
@@ -219,6 +221,18 @@ def test_small_and_vanished_pictures_are_errors(pictures: Path) -> None:
     (pictures / task.path).unlink()
     with pytest.raises(FileNotFoundError):
         folder.render(task, options, 0)
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not SCENES.is_dir(), reason="no photographs beside the project")
+def test_real_photographs_are_all_usable() -> None:
+    options = FolderOptions(root=str(SCENES), size=256, masks="both")
+    tasks = folder.plan(options, 0).tasks
+    shares = collections.Counter(task.split for task in tasks)
+    assert len(tasks) == 200
+    assert min(shares.values()) >= 10
+    for task in tasks[::8]:
+        assert folder.render(task, options, 0).image.std() > 5
 
 
 def test_folder_options_report_every_problem() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
@@ -87,6 +90,27 @@ def test_replaceable_places(bucket: Path, make_rows: Any) -> None:
     (bucket / "bucket" / "dataset" / "mine.txt").write_text("")
     with pytest.raises(DatasetError, match=r"mine\.txt"):
         check_replaceable("s3://bucket/dataset", overwrite=True)
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing(
+    tmp_path: Path, make_rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    out = tmp_path / "dataset"
+    with pytest.raises(
+        DatasetError, match=r"dataset cannot be written \(No space left on device\)"
+    ):
+        write(str(out), make_rows(3))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_the_caller_stays_itself(tmp_path: Path) -> None:
+    with pytest.raises(ConnectionError), open_writer(str(tmp_path / "dataset")):
+        raise ConnectionError("no cluster")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_digest_sees_every_column(make_rows: Any) -> None:
