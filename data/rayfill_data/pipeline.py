@@ -63,16 +63,7 @@ def prepare(
         ConfigError: an unknown source, or options of another source.
         DatasetError: `out` cannot be used, the source is empty, or too many files are unusable.
     """
-    spec = SOURCES.get(source_name)
-    if spec is None:
-        raise ConfigError([unknown_name("source", source_name, SOURCES)])
-    if not isinstance(options, spec.options_type):
-        raise ConfigError(
-            [
-                f"Source {source_name!r} got {type(options).__name__}; it takes "
-                f"{spec.options_type.__name__}."
-            ]
-        )
+    spec = _spec_of(source_name, options)
     plan = spec.plan(options, seed)
     identity: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -100,6 +91,21 @@ def prepare(
         _check_complete(manifest)
         writer.write_manifest(manifest)
     return manifest
+
+
+def _spec_of(source_name: str, options: Any) -> SourceSpec:
+    """Look a source up and see that the options are its own."""
+    spec = SOURCES.get(source_name)
+    if spec is None:
+        raise ConfigError([unknown_name("source", source_name, SOURCES)])
+    if not isinstance(options, spec.options_type):
+        raise ConfigError(
+            [
+                f"Source {source_name!r} got {type(options).__name__}; it takes "
+                f"{spec.options_type.__name__}."
+            ]
+        )
+    return spec
 
 
 class _Renderer:

@@ -100,9 +100,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     out = tmp_path / "dataset"
-    with pytest.raises(
-        DatasetError, match=r"dataset cannot be written \(No space left"
-    ):
+    with pytest.raises(DatasetError, match=r"dataset cannot be written \(No space left"):
         write(str(out), make_rows(3))
     assert list(tmp_path.iterdir()) == []
 
