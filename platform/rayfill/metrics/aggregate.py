@@ -1,0 +1,160 @@
+"""Metrics over a whole split, per hole ratio and in total, right under several workers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from rayfill.metrics.functional import hole_mean, hole_psnr, inner_mean, l1, psnr, ssim_map
+from rayfill.metrics.lpips import LpipsMetric
+
+#: Hole ratio in percent; a sample at an edge counts in the upper bucket, 100 % in the last.
+BUCKETS = (*(f"[{low},{low + 10})" for low in range(0, 90, 10)), "[90,100]")
+
+_DATA_RANGE = 1.0
+
+
+class Score(NamedTuple):
+    """One metric over the samples of one bucket."""
+
+    mean: float
+    """Over the finite values; NaN if there are none."""
+
+    std: float
+    """Population standard deviation of the finite values; NaN if there are none."""
+
+    n: int
+    """Number of finite values."""
+
+    n_infinite: int
+    """Number of infinite values (PSNR of equal pictures), which the mean leaves out."""
+
+
+class MetricTable(NamedTuple):
+    """Every metric, in total and per hole ratio."""
+
+    total: dict[str, Score]
+    """Score by metric name, over all samples."""
+
+    buckets: dict[str, dict[str, Score]]
+    """Bucket of :data:`BUCKETS` -> score by metric name; empty buckets have ``n`` = 0."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; NaN becomes None."""
+        return {
+            "total": _plain(self.total),
+            "buckets": {bucket: _plain(scores) for bucket, scores in self.buckets.items()},
+        }
+
+
+def _plain(scores: dict[str, Score]) -> dict[str, dict[str, float | int | None]]:
+    return {
+        name: {
+            field: None if math.isnan(value) else value for field, value in score._asdict().items()
+        }
+        for name, score in scores.items()
+    }
+
+
+class InpaintingMetrics(Metric):
+    """PSNR, SSIM and L1 of composites, whole and in the hole, and LPIPS if given.
+
+    ``update(composite, target, hole_mask)`` adds samples; ``compute()`` gives a
+    :class:`MetricTable`. State is sums and counts in float64, added up over ranks, so shards may be
+    uneven. Samples without a hole count in the whole-picture metrics only; a NaN is not hidden: it
+    makes the mean NaN.
+    """
+
+    full_state_update = False
+    higher_is_better = None
+    is_differentiable = False
+
+    sums: Tensor
+    squares: Tensor
+    counts: Tensor
+    infinite: Tensor
+
+    def __init__(self, *, lpips: LpipsMetric | None = None) -> None:
+        """Start empty.
+
+        Args:
+            lpips: also measure this distance, under the name ``lpips``.
+        """
+        super().__init__()
+        self.lpips = lpips
+        names = ["psnr", "ssim", "hole_psnr", "hole_ssim", "l1"]
+        self.metric_names = (*names, "lpips") if lpips else tuple(names)
+        shape = (len(self.metric_names), len(BUCKETS))
+        for state in ("sums", "squares", "counts", "infinite"):
+            zeros = torch.zeros(shape, dtype=torch.float64)
+            self.add_state(state, default=zeros, dist_reduce_fx="sum")
+
+    def update(self, composite: Tensor, target: Tensor, hole_mask: Tensor) -> None:
+        """Add samples.
+
+        Args:
+            composite: (B, 3, H, W) in [0, 1]: the prediction in the hole, the input elsewhere.
+            target: (B, 3, H, W) in [0, 1].
+            hole_mask: (B, 1, H, W), exactly 0 or 1, 1 = hole.
+
+        Raises:
+            RayfillError: pictures smaller than the SSIM window of 11 pixels.
+        """
+        values = self._values(composite, target, hole_mask)  # (metrics, B)
+        hole_px = (hole_mask > 0.5).sum(dim=(1, 2, 3))  # whole numbers: bucket edges are exact
+        total_px = hole_mask[0].numel()
+        bucket = (hole_px * len(BUCKETS) // total_px).clamp_max(len(BUCKETS) - 1)
+        counted = torch.ones_like(values, dtype=torch.bool)
+        for row, name in enumerate(self.metric_names):
+            if name.startswith("hole_"):
+                counted[row] = hole_px > 0
+        infinite = counted & values.isposinf()
+        finite = counted & ~infinite
+        kept = torch.where(finite, values, 0.0)
+        # Not in place: a state made under inference mode could not be changed outside it.
+        self.sums = self.sums.index_add(1, bucket, kept)
+        self.squares = self.squares.index_add(1, bucket, kept.square())
+        self.counts = self.counts.index_add(1, bucket, finite.double())
+        self.infinite = self.infinite.index_add(1, bucket, infinite.double())
+
+    def _values(self, composite: Tensor, target: Tensor, hole_mask: Tensor) -> Tensor:
+        similarity = ssim_map(composite, target, data_range=_DATA_RANGE)
+        values = {
+            "psnr": psnr(composite, target, data_range=_DATA_RANGE),
+            "ssim": inner_mean(similarity),
+            "hole_psnr": hole_psnr(composite, target, hole_mask, data_range=_DATA_RANGE),
+            "hole_ssim": hole_mean(similarity, hole_mask),
+            "l1": l1(composite, target),
+        }
+        if self.lpips is not None:
+            values["lpips"] = self.lpips(composite, target).double()
+        return torch.stack([values[name] for name in self.metric_names])
+
+    def compute(self) -> MetricTable:
+        """Return the scores of all samples added so far, on all ranks."""
+        state = torch.stack([self.sums, self.squares, self.counts, self.infinite]).cpu()
+        return MetricTable(
+            total=self._scores(state.sum(dim=2)),
+            buckets={
+                bucket: self._scores(state[:, :, index]) for index, bucket in enumerate(BUCKETS)
+            },
+        )
+
+    def _scores(self, state: Tensor) -> dict[str, Score]:
+        """Turn (4, metrics) sums, squares, counts and infinite counts into scores."""
+        rows = zip(self.metric_names, state.T.tolist(), strict=True)
+        return {name: _score(*values) for name, values in rows}
+
+
+def _score(total: float, squares: float, count: float, infinite: float) -> Score:
+    if not count:
+        return Score(mean=math.nan, std=math.nan, n=0, n_infinite=int(infinite))
+    mean = total / count
+    variance = squares / count - mean * mean
+    # Rounding may leave a variance just below 0; a NaN must stay one.
+    std = 0.0 if variance < 0 else math.sqrt(variance)
+    return Score(mean=mean, std=std, n=int(count), n_infinite=int(infinite))

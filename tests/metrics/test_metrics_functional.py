@@ -1,0 +1,139 @@
+"""Per-sample metrics against scikit-image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from skimage import data
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from rayfill.metrics import hole_psnr, hole_ssim, l1, psnr, ssim, ssim_map
+from rayfill_data.errors import RayfillError
+
+SIZES = [(64, 64), (11, 11), (17, 31), (50, 23)]
+
+
+def pairs(height, width):
+    """Real pictures, noise, constants and extremes beside distorted copies of themselves."""
+    rng = np.random.default_rng(0)
+    photo = data.astronaut()[100 : 100 + height, 120 : 120 + width].astype(np.float32) / 255
+    noise = rng.random((height, width, 3), dtype=np.float32)
+    constant = np.full_like(photo, 0.7)
+    targets = [photo, photo, noise, constant, np.zeros_like(photo), photo]
+    others = [
+        np.clip(photo + 0.1 * rng.standard_normal(photo.shape).astype(np.float32), 0, 1),
+        np.roll(photo, 1, axis=1),
+        1 - noise,
+        constant + np.float32(1e-3),
+        np.ones_like(photo),
+        photo,
+    ]
+    return np.stack(others), np.stack(targets)
+
+
+def tensors(*arrays):
+    return [torch.from_numpy(array).permute(0, 3, 1, 2) for array in arrays]
+
+
+def reference(a, b, **options):
+    return structural_similarity(
+        a.astype(np.float64),
+        b.astype(np.float64),
+        channel_axis=2,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        **{"data_range": 1.0, **options},
+    )
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_ssim_equals_skimage(size):
+    others, targets = pairs(*size)
+    got = ssim(*tensors(others, targets), data_range=1.0)
+    assert got.dtype == torch.float64
+    expected = [reference(a, b) for a, b in zip(others, targets, strict=True)]
+    np.testing.assert_allclose(got.numpy(), expected, atol=1e-9)
+    assert got[-1] == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_ssim_map_equals_skimage_up_to_the_edges(size):
+    others, targets = pairs(*size)
+    got = ssim_map(*tensors(others, targets), data_range=1.0).permute(0, 2, 3, 1).numpy()
+    for a, b, ours in zip(others, targets, got, strict=True):
+        np.testing.assert_allclose(ours, reference(a, b, full=True)[1], atol=1e-8)
+
+
+def test_ssim_scales_with_the_data_range():
+    others, targets = pairs(32, 32)
+    got = ssim(*tensors(others * 255, targets * 255), data_range=255.0)
+    expected = [
+        reference(a * 255, b * 255, data_range=255) for a, b in zip(others, targets, strict=True)
+    ]
+    np.testing.assert_allclose(got.numpy(), expected, atol=1e-9)
+
+
+def test_ssim_refuses_pictures_smaller_than_its_window():
+    with pytest.raises(RayfillError, match="10x11 pixels.*at least 11"):
+        ssim(torch.rand(1, 3, 11, 10), torch.rand(1, 3, 11, 10), data_range=1.0)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 4)])
+def test_ssim_map_is_defined_for_the_smallest_pictures(size):
+    picture = torch.rand(2, 3, *size)
+    torch.testing.assert_close(
+        ssim_map(picture, picture, data_range=1.0), torch.ones(2, 3, *size).double()
+    )
+
+
+def test_psnr_equals_skimage():
+    others, targets = pairs(32, 40)
+    got = psnr(*tensors(others, targets), data_range=1.0)
+    for a, b, ours in zip(others[:-1], targets[:-1], got, strict=False):
+        expected = peak_signal_noise_ratio(
+            b.astype(np.float64), a.astype(np.float64), data_range=1.0
+        )
+        assert ours.item() == pytest.approx(expected, abs=1e-9)
+    assert got[-1] == float("inf")
+
+
+def test_hole_metrics_are_those_of_the_hole_alone():
+    others, targets = pairs(32, 40)
+    hole = np.random.default_rng(1).random((len(others), 32, 40)) < 0.2
+    mask = torch.from_numpy(hole)[:, None].float()
+    a, b = tensors(others, targets)
+    got_psnr = hole_psnr(a, b, mask, data_range=1.0)
+    got_ssim = hole_ssim(a, b, mask, data_range=1.0)
+    for i in range(len(others) - 1):
+        error = (others[i][hole[i]].astype(float) - targets[i][hole[i]].astype(float)) ** 2
+        assert got_psnr[i].item() == pytest.approx(-10 * np.log10(error.mean()), abs=1e-9)
+        expected = reference(others[i], targets[i], full=True)[1][hole[i]].mean()
+        assert got_ssim[i].item() == pytest.approx(expected, abs=1e-9)
+    assert got_psnr[-1] == float("inf")
+    assert got_ssim[-1].item() == pytest.approx(1.0)
+
+
+def test_hole_metrics_without_a_hole_are_nan():
+    picture, mask = torch.rand(1, 3, 16, 16), torch.zeros(1, 1, 16, 16)
+    assert hole_psnr(picture, picture, mask, data_range=1.0).isnan().all()
+    assert hole_ssim(picture, picture, mask, data_range=1.0).isnan().all()
+
+
+def test_l1_equals_numpy():
+    others, targets = pairs(16, 20)
+    expected = abs(others.astype(float) - targets).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(l1(*tensors(others, targets)).numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.gpu
+def test_ssim_on_a_gpu_is_as_exact_with_reduced_precision_products_allowed():
+    a, b = tensors(*pairs(64, 64))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        got = ssim_map(a.cuda(), b.cuda(), data_range=1.0).cpu()
+    finally:
+        torch.set_float32_matmul_precision(before)
+    torch.testing.assert_close(got, ssim_map(a, b, data_range=1.0), atol=1e-9, rtol=0)
