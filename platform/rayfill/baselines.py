@@ -1,0 +1,140 @@
+"""Classical inpainting behind the interface of a model: what a network has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rayfill.models import InpaintingModel, check_inputs, push_pull_fill
+from rayfill_data.codec import to_nchw, to_uint8
+from rayfill_data.errors import ConfigError, unknown_name
+
+_OPENCV_RADIUS_PX = 3.0
+
+UInt8 = NDArray[np.uint8]
+
+
+class OpenCVInpainting(InpaintingModel):
+    """cv2.inpaint with radius 3, on the CPU.
+
+    OpenCV works on 8-bit colours: the image is rounded to 8 bits first and the fill comes in 8-bit
+    steps. Known pixels come back as given. Where nothing is known the answer is mid gray.
+    """
+
+    def __init__(self, algorithm: int) -> None:
+        """Choose the algorithm.
+
+        Args:
+            algorithm: ``cv2.INPAINT_TELEA`` or ``cv2.INPAINT_NS``.
+        """
+        super().__init__()
+        self.algorithm = algorithm
+
+    def forward(self, image: Tensor, hole_mask: Tensor) -> Tensor:
+        """Return the prediction (B, 3, H, W); shapes and ranges as in :class:`InpaintingModel`."""
+        return _filled_one_by_one(image, hole_mask, fill=self._fill)
+
+    def _fill(self, image: NDArray[np.float32], hole: UInt8) -> NDArray[np.float32]:
+        levels = to_uint8(image[None])[0]
+        filled = cv2.inpaint(levels, hole, _OPENCV_RADIUS_PX, self.algorithm)
+        planes: NDArray[np.float32] = to_nchw(filled[None])[0]
+        return planes
+
+
+class BiharmonicInpainting(InpaintingModel):
+    """skimage.restoration.inpaint_biharmonic, on the CPU; slow, its cost grows with the hole.
+
+    The fill is clamped to [0, 1]. Known pixels come back as given. Where nothing is known the
+    answer is mid gray.
+
+    Source: Damelin and Hoang 2018, doi:10.1155/2018/3950312.
+    """
+
+    def forward(self, image: Tensor, hole_mask: Tensor) -> Tensor:
+        """Return the prediction (B, 3, H, W); shapes and ranges as in :class:`InpaintingModel`."""
+        return _filled_one_by_one(image, hole_mask, fill=self._fill)
+
+    def _fill(self, image: NDArray[np.float32], hole: UInt8) -> NDArray[np.float32]:
+        # Imported late: it takes a second that the other baselines need not pay.
+        from skimage.restoration import inpaint_biharmonic
+
+        filled = inpaint_biharmonic(image, hole > 0, channel_axis=0)
+        return np.asarray(np.clip(filled, 0.0, 1.0), np.float32)
+
+
+class PushPullInpainting(InpaintingModel):
+    """:func:`rayfill.models.push_pull_fill` by itself: what a residual network starts from."""
+
+    def forward(self, image: Tensor, hole_mask: Tensor) -> Tensor:
+        """Return the prediction (B, 3, H, W); shapes and ranges as in :class:`InpaintingModel`."""
+        check_inputs(image, hole_mask)
+        return push_pull_fill(image, hole_mask)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineSpec:
+    """A method that needs no training."""
+
+    build: Callable[[], InpaintingModel]
+    """Makes it; it has no parameters."""
+
+    summary: str
+    """One line for a list of baselines."""
+
+
+BASELINES: dict[str, BaselineSpec] = {
+    "telea": BaselineSpec(
+        build=lambda: OpenCVInpainting(cv2.INPAINT_TELEA),
+        summary="OpenCV, fast marching (Telea 2004), radius 3, 8-bit",
+    ),
+    "navier_stokes": BaselineSpec(
+        build=lambda: OpenCVInpainting(cv2.INPAINT_NS),
+        summary="OpenCV, Navier-Stokes (Bertalmio et al. 2001), radius 3, 8-bit",
+    ),
+    "biharmonic": BaselineSpec(
+        build=BiharmonicInpainting,
+        summary="scikit-image, biharmonic equation; slow",
+    ),
+    "push_pull": BaselineSpec(
+        build=PushPullInpainting,
+        summary="image pyramid, means down and bilinear interpolation up",
+    ),
+}
+
+
+def build_baseline(name: str) -> InpaintingModel:
+    """Return the baseline called ``name``, in eval mode.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    if name not in BASELINES:
+        raise ConfigError([unknown_name("baseline", name, BASELINES)])
+    return BASELINES[name].build().eval()
+
+
+def _filled_one_by_one(
+    image: Tensor,
+    hole_mask: Tensor,
+    *,
+    fill: Callable[[NDArray[np.float32], UInt8], NDArray[np.float32]],
+) -> Tensor:
+    """Run ``fill((3, H, W), (H, W) in {0, 255})`` on every picture that has known and hole pixels.
+
+    What is under the hole is blanked first: the methods must not see it, and cannot take a NaN.
+    """
+    check_inputs(image, hole_mask)
+    hole = hole_mask > 0.5
+    prediction = image.masked_fill(hole, 0.5)
+    for index, mask in enumerate(hole[:, 0].cpu().numpy()):
+        if mask.any() and not mask.all():
+            filled = fill(prediction[index].cpu().numpy(), mask.astype(np.uint8) * 255)
+            placed = torch.from_numpy(filled).to(image.device)
+            prediction[index] = torch.where(hole[index], placed, prediction[index])
+    return prediction
