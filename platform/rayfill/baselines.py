@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from rayfill.models import InpaintingModel, check_inputs, push_pull_fill
 from rayfill_data.codec import to_nchw, to_uint8
-from rayfill_data.errors import ConfigError, unknown_name
 
 _OPENCV_RADIUS_PX = 3.0
 
@@ -25,6 +23,8 @@ class OpenCVInpainting(InpaintingModel):
 
     OpenCV works on 8-bit colours: the image is rounded to 8 bits first and the fill comes in 8-bit
     steps. Known pixels come back as given. Where nothing is known the answer is mid gray.
+
+    Source: Telea 2004 (fast marching) or Bertalmio et al. 2001 (Navier-Stokes).
     """
 
     def __init__(self, algorithm: int) -> None:
@@ -77,46 +77,13 @@ class PushPullInpainting(InpaintingModel):
         return push_pull_fill(image, hole_mask)
 
 
-@dataclass(frozen=True, kw_only=True)
-class BaselineSpec:
-    """A method that needs no training."""
-
-    build: Callable[[], InpaintingModel]
-    """Makes it; it has no parameters."""
-
-    summary: str
-    """One line for a list of baselines."""
-
-
-BASELINES: dict[str, BaselineSpec] = {
-    "telea": BaselineSpec(
-        build=lambda: OpenCVInpainting(cv2.INPAINT_TELEA),
-        summary="OpenCV, fast marching (Telea 2004), radius 3, 8-bit",
-    ),
-    "navier_stokes": BaselineSpec(
-        build=lambda: OpenCVInpainting(cv2.INPAINT_NS),
-        summary="OpenCV, Navier-Stokes (Bertalmio et al. 2001), radius 3, 8-bit",
-    ),
-    "biharmonic": BaselineSpec(
-        build=BiharmonicInpainting,
-        summary="scikit-image, biharmonic equation; slow",
-    ),
-    "push_pull": BaselineSpec(
-        build=PushPullInpainting,
-        summary="image pyramid, means down and bilinear interpolation up",
-    ),
+#: Every baseline by name. They have no parameters and no state, so one of each serves everybody.
+BASELINES: dict[str, InpaintingModel] = {
+    "telea": OpenCVInpainting(cv2.INPAINT_TELEA),
+    "navier_stokes": OpenCVInpainting(cv2.INPAINT_NS),
+    "biharmonic": BiharmonicInpainting(),
+    "push_pull": PushPullInpainting(),
 }
-
-
-def build_baseline(name: str) -> InpaintingModel:
-    """Return the baseline called ``name``, in eval mode.
-
-    Raises:
-        ConfigError: unknown name.
-    """
-    if name not in BASELINES:
-        raise ConfigError([unknown_name("baseline", name, BASELINES)])
-    return BASELINES[name].build().eval()
 
 
 def _filled_one_by_one(
