@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import cv2
+import numpy as np
 import pytest
+
+from rayfill_data.codec import encode_png
+from rayfill_data.contract import SCHEMA_VERSION, SPLITS, Manifest
+from rayfill_data.masks import hole_ratio, irregular_mask
+from rayfill_data.writer import open_writer
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +38,73 @@ def ray_local() -> Iterator[None]:
         ray.data.DataContext.get_current()
     yield
     ray.shutdown()
+
+
+def picture(height: int, width: int, *, seed: int = 0) -> np.ndarray:
+    """A smooth colourful picture that JPEG keeps almost as it is."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.fixture
+def make_picture() -> Callable[..., np.ndarray]:
+    return picture
+
+
+@pytest.fixture
+def make_rows() -> Callable[..., list[dict[str, Any]]]:
+    def make(count: int, *, split: str = "val", size: int = 16) -> list[dict[str, Any]]:
+        rows = []
+        for index in range(count):
+            rng = np.random.default_rng([index, len(split)])
+            image = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+            mask = irregular_mask(size, size, rng=rng)
+            frozen = split != "train" or index % 2 == 0
+            target = np.where(mask[..., None] > 0, 255 - image, image) if index % 2 == 0 else None
+            rows.append(
+                {
+                    "sample_id": f"{split}-{index:05d}",
+                    "split": split,
+                    "image": encode_png(image),
+                    "target": None if target is None else encode_png(target),
+                    "hole_mask": encode_png(mask) if frozen else None,
+                    "hole_ratio": hole_ratio(mask) if frozen else None,
+                    "source_id": f"{split}-photo-{index // 3}",
+                    "height": size,
+                    "width": size,
+                }
+            )
+        return rows
+
+    return make
+
+
+@pytest.fixture
+def make_dataset(tmp_path: Path, make_rows: Any) -> Callable[..., Path]:
+    """Write a finished dataset without Ray."""
+
+    def make(name: str = "dataset", *, train: int = 30, val: int = 7, test: int = 5) -> Path:
+        out = tmp_path / name
+        counts = dict(zip(SPLITS, (train, val, test), strict=True))
+        with open_writer(str(out)) as writer:
+            for split, count in counts.items():
+                for row in make_rows(count, split=split):
+                    writer.add(row)
+            writer.close()
+            writer.write_manifest(
+                Manifest(
+                    schema_version=SCHEMA_VERSION,
+                    source="test",
+                    options={},
+                    seed=0,
+                    inputs_hash="",
+                    height=16,
+                    width=16,
+                    versions={},
+                    **writer.facts(),
+                )
+            )
+        return out
+
+    return make

@@ -7,6 +7,7 @@ line and exits with 2; the HTTP API maps it to a status in one place.
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable
 
 
@@ -21,6 +22,10 @@ class ConfigError(RayfillError):
         self.problems = tuple(problems)
         super().__init__("\n".join(self.problems))
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[str, ...]]]:
+        """Let the error cross processes: a copy is made of the problems, not of the message."""
+        return type(self), (self.problems,)
+
 
 class DatasetError(RayfillError):
     """A prepared dataset, or the source of one, that cannot be used as it is."""
@@ -34,6 +39,10 @@ class ImageError(RayfillError):
             raise ValueError(f"unknown image error code {code!r}")
         self.code = code
         super().__init__(message)
+
+    def __reduce__(self) -> tuple[functools.partial[ImageError], tuple[str]]:
+        """Let the error cross processes with its code."""
+        return functools.partial(type(self), code=self.code), (str(self),)
 
 
 #: not_an_image: no decoder among the allowed formats knows the bytes; malformed: one does, but they

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from rayfill_data.errors import ConfigError
@@ -55,11 +56,12 @@ def ray_cluster(*, dashboard: bool = False) -> Iterator[Capacity]:
         runtime_env: Mapping[str, Any] = {"env_vars": _MALLOC, "py_modules": _own_packages()}
         ray.init(runtime_env=runtime_env, **options)
     else:
+        environment = {**_MALLOC, "PYTHONPATH": os.pathsep.join(_own_roots())}
         ray.init(
             "local",
             num_cpus=os.cpu_count(),
             include_dashboard=dashboard,
-            runtime_env={"env_vars": _MALLOC},
+            runtime_env={"env_vars": environment},
             **options,
         )
     try:
@@ -104,3 +106,9 @@ def _own_packages() -> list[Any]:
     import rayfill_data
 
     return [rayfill, rayfill_data]
+
+
+def _own_roots() -> list[str]:
+    """Return the folders that our packages lie in, for workers on this machine."""
+    folders = (Path(package.__file__).parents[1] for package in _own_packages())
+    return list(dict.fromkeys(map(str, folders)))

@@ -8,6 +8,7 @@ twice leaves one point.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rayfill.journal import Journal
+
+logger = logging.getLogger(__name__)
 
 #: One attempt and a short patience: the journal is our retry (MLflow's own blocks for 4 minutes).
 _HTTP_DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
@@ -119,6 +122,13 @@ class Tracker:
         self._thread.join(timeout=1.0)
         unsent = self._journal.unsent_count
         self._journal.close()
+        if unsent:
+            logger.warning(
+                "%d events are still to be sent to MLflow (%s); `rayfill replay` sends them from %s",
+                unsent,
+                self._problem or "it was too slow",
+                self._journal.folder,
+            )
         return unsent
 
     def flush(self, *, patience_s: float = 15.0) -> bool:

@@ -184,6 +184,10 @@ def _outcome_writer(jobs: Mapping[str, TrainingJob], *, progress: SweepProgress)
             reason = _last_line(trial.get_pickled_error() or trial.get_error())
             self._end(name, Outcome(status="failed", epoch=epoch, reason=reason))
 
+        def __reduce__(self) -> tuple[Any, ...]:
+            # Tune writes its callbacks to disk for a restore of its own, which we never make.
+            return Callback, ()
+
         def _end(self, name: str, outcome: Outcome) -> None:
             write_outcome(jobs[name].run_dir, outcome)
             progress.ended(name, outcome)

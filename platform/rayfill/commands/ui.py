@@ -27,16 +27,16 @@ def main(args: Sequence[str]) -> int:
     """Run the command."""
     asked = tyro.cli(UiArgs, args=list(args), prog="rayfill ui")
     uri = paths.tracking_uri(asked.tracking_uri)
-    if uri.startswith(("http://", "https://")):
-        sys.stdout.write(f"The runs are recorded by a server: open {uri}\n")
-        return 0
-    sys.stdout.write(f"Runs of {uri} on http://127.0.0.1:{asked.port} (Ctrl-C ends it)\n")
-    sys.stdout.flush()
-    _become_server(uri, port=asked.port)
+    if not uri.startswith(("http://", "https://")):
+        _become_server(uri, port=asked.port)
+    sys.stdout.write(f"The runs are recorded by a server: open {uri}\n")
+    return 0
 
 
 def _become_server(uri: str, *, port: int) -> NoReturn:
     """Replace this process, so that a signal reaches the server and not a wrapper."""
+    sys.stdout.write(f"Runs of {uri} on http://127.0.0.1:{port} (Ctrl-C ends it)\n")
+    sys.stdout.flush()
     # Job execution is a second server process that browsing runs has no use for.
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]

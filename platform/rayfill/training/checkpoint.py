@@ -72,7 +72,7 @@ class CheckpointStore:
 
     def latest(self) -> tuple[Checkpoint | None, tuple[str, ...]]:
         """Return the newest checkpoint that is whole, and why newer ones were passed over."""
-        passed_over = []
+        passed_over: list[str] = []
         for name in reversed(self._names()):
             try:
                 return _parse(read_folder(f"{self._root}/{name}")), tuple(passed_over)

@@ -83,9 +83,10 @@ class ReconstructionRecipe:
         network = build_model(config.model.name, **config.model.options())
         if config.train.init_from:
             _load_initial(network, config.train.init_from)
-        self._network = network.to(device=device, memory_format=torch.channels_last)
-        trained = torch.compile(self._network) if config.train.compile else self._network
-        self._trained = wrap(trained) if wrap else trained
+        self._network = network.to(device).to(memory_format=torch.channels_last)
+        if config.train.compile:
+            self._network.compile()
+        self._trained = wrap(self._network) if wrap else self._network
         self._ema = _make_ema(self._network, config.train)
         self._loss = build_loss(
             parse_loss(config.loss.terms),
@@ -117,12 +118,12 @@ class ReconstructionRecipe:
         applied = bool(torch.isfinite(norm) & torch.isfinite(losses.total.detach()))
         if applied:
             self._optimizer.step()
+            self._schedule.step()
             if self._ema is not None:
                 self._ema.update_parameters(self._network)
         else:  # running statistics have already seen the bad batch
             for buffer, old in zip(self._network.buffers(), before, strict=True):
                 buffer.copy_(old)
-        self._schedule.step()
         terms = {"loss": losses.total, **losses.terms}
         return StepResult(terms={k: v.detach() for k, v in terms.items()}, applied=applied)
 
@@ -191,7 +192,7 @@ def learning_rate_factor(train: TrainConfig, *, total_steps: int) -> Callable[[i
 def _make_ema(network: nn.Module, train: TrainConfig) -> AveragedModel | None:
     if not train.ema_decay:
         return None
-    average = get_ema_multi_avg_fn(train.ema_decay)
+    average = get_ema_multi_avg_fn(train.ema_decay)  # type: ignore[no-untyped-call]
     return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
 
 
