@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
@@ -96,7 +97,7 @@ def _add_inpaint(
                 "content": _PICTURES,
                 "headers": _described(
                     {
-                        "X-Model": "Who filled it, as name/version.",
+                        "X-Model": "Who filled it, as name/version, percent-encoded.",
                         "X-Run-Id": "The MLflow run that trained it.",
                         "X-Latency-Ms": "Milliseconds from upload to answer.",
                         "X-Notes": "What was odd about the mask, if anything.",
@@ -214,8 +215,8 @@ def _adjusted(data: bytes, asked: AdjustOptions, max_pixels: int) -> Response:
 
 def _picture(reply: InpaintReply, *, latency_ms: float) -> Response:
     headers = {
-        "X-Model": reply.model,
-        "X-Run-Id": reply.run_id,
+        "X-Model": quote(reply.model),  # a registered name may be any text, a header may not
+        "X-Run-Id": quote(reply.run_id),
         "X-Latency-Ms": f"{latency_ms:.1f}",
         **_notes(reply.notes),
     }

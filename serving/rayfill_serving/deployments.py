@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import cast
 
 from fastapi import FastAPI
@@ -30,6 +31,8 @@ class InpaintReplica:
         import mlflow
 
         _log_with_serve()
+        # A progress bar in a server's log is noise.
+        os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
         # MLflow looks up `models:/` addresses in the process-wide store; here there is only one.
         mlflow.set_tracking_uri(options.tracking_uri)
         source = RegistrySource(

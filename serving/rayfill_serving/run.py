@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -45,6 +45,7 @@ def serve_forever(
     owns_cluster = not ray.is_initialized()
     if owns_cluster:
         ray.init("local", include_dashboard=False)
+        check_room(options, ray.cluster_resources())
     # After ray.init, which sets handlers of its own.
     with _terminate_is_interrupt(), suppress(KeyboardInterrupt):
         try:
@@ -77,6 +78,16 @@ def _checked(options: ServingOptions, *, host: str, port: int) -> ServingOptions
     for name in options.model_names:
         find_model(name, alias=options.alias, tracking_uri=options.tracking_uri)
     return options
+
+
+def check_room(options: ServingOptions, room: Mapping[str, float]) -> None:
+    """Say now what Serve would wait for in vain: this cluster does not grow."""
+    for kind, each in (("CPU", options.cpus), ("GPU", options.gpus)):
+        if options.replicas * each > room.get(kind, 0):
+            raise RayfillError(
+                f"{options.replicas} replicas of {each:g} {kind}s do not fit in the "
+                f"{room.get(kind, 0):g} of this machine: lower replicas or {kind.lower()}s."
+            )
 
 
 def _in_url(host: str) -> str:

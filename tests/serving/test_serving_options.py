@@ -9,7 +9,7 @@ import pytest
 
 from rayfill_data.errors import ConfigError, RayfillError
 from rayfill_serving.options import ServingOptions, parse_options
-from rayfill_serving.run import serve_forever
+from rayfill_serving.run import check_room, serve_forever
 
 
 def test_arguments_become_options() -> None:
@@ -65,3 +65,11 @@ def test_a_missing_model_is_said_before_ray_starts(tmp_path: Path) -> None:
     options = ServingOptions(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     with pytest.raises(RayfillError, match="promote"):
         serve_forever(options, port=0)
+
+
+def test_replicas_that_cannot_be_placed_are_refused() -> None:
+    check_room(ServingOptions(replicas=2), {"CPU": 2.0})
+    with pytest.raises(RayfillError, match="3 replicas of 1 CPUs do not fit in the 2"):
+        check_room(ServingOptions(replicas=3), {"CPU": 2.0})
+    with pytest.raises(RayfillError, match="GPU"):
+        check_room(ServingOptions(gpus=1), {"CPU": 2.0})

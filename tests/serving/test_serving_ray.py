@@ -8,6 +8,8 @@ import dataclasses
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -184,6 +186,37 @@ def test_a_killed_replica_costs_no_request_when_there_are_two(
     assert len(pids) == 2, "the dead replica was not replaced"
     assert set(statuses) == {200}
     assert len(statuses) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop_by", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_serves_until_it_is_stopped(
+    registry: Registry, tmp_path: Path, pictures: Any, stop_by: signal.Signals
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    start = "import sys; from rayfill.cli import main; main()"
+    command = [sys.executable, "-c", start, "serve", "--port", str(port)]
+    command += ["--tracking-uri", registry.uri, "--cache-dir", str(tmp_path / "cache")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            lines = iter(process.stdout.readline, "")
+            said = next((line for line in lines if "Rayfill answers at" in line), "")
+            assert f"http://127.0.0.1:{port}/" in said
+            base = f"http://127.0.0.1:{port}"
+            with httpx.Client(base_url=base, timeout=60, trust_env=False) as client:
+                assert ask(client, pictures).status_code == 200
+            started = psutil.Process(process.pid).children(recursive=True)
+            process.send_signal(stop_by)
+            process.stdout.read()
+            assert process.wait(60) == 0
+            _, alive = psutil.wait_procs(started, timeout=20)
+            assert alive == []
+        finally:
+            process.kill()
 
 
 def replica_pids() -> list[int]:

@@ -60,7 +60,7 @@ export async function inpaint({ photo, mask, fields, signal, onWait }) {
     if (response.ok) {
       return {
         picture: await response.blob(),
-        model: response.headers.get("X-Model"),
+        model: decodeURIComponent(response.headers.get("X-Model") ?? ""),
         milliseconds: Number(response.headers.get("X-Latency-Ms")),
         notes: response.headers.get("X-Notes"),
       };
