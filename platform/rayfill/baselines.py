@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rayfill.models import InpaintingModel, check_inputs, push_pull_fill
+from rayfill.models import InpaintingModel, check_inputs, harmonic_fill, push_pull_fill
 from rayfill_data.codec import to_nchw, to_uint8
 
 _OPENCV_RADIUS_PX = 3.0
@@ -68,21 +68,26 @@ class BiharmonicInpainting(InpaintingModel):
         return np.asarray(np.clip(filled, 0.0, 1.0), np.float32)
 
 
-class PushPullInpainting(InpaintingModel):
-    """:func:`rayfill.models.push_pull_fill` by itself: what a residual network starts from."""
+class FillInpainting(InpaintingModel):
+    """A learning-free fill by itself: what a residual network starts from."""
+
+    def __init__(self, fill: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Use one of :data:`rayfill.models.FILLS`."""
+        super().__init__()
+        self._fill = fill
 
     def forward(self, image: Tensor, hole_mask: Tensor) -> Tensor:
-        """Return the prediction (B, 3, H, W); shapes and ranges as in :class:`InpaintingModel`."""
+        """Return the filled picture; shapes and ranges as in :class:`InpaintingModel`."""
         check_inputs(image, hole_mask)
-        return push_pull_fill(image, hole_mask)
+        return self._fill(image, hole_mask)
 
 
-#: Every baseline by name. They have no parameters and no state, so one of each serves everybody.
 BASELINES: dict[str, InpaintingModel] = {
     "telea": OpenCVInpainting(cv2.INPAINT_TELEA),
     "navier_stokes": OpenCVInpainting(cv2.INPAINT_NS),
     "biharmonic": BiharmonicInpainting(),
-    "push_pull": PushPullInpainting(),
+    "push_pull": FillInpainting(push_pull_fill),
+    "harmonic": FillInpainting(harmonic_fill),
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from rayfill_data.errors import ConfigError, unknown_name
 
-HoleFill = Literal["zero", "mean", "push_pull"]
+HoleFill = Literal["zero", "mean", "push_pull", "harmonic"]
 OutputKind = Literal["direct", "residual"]
 Schedule = Literal["constant", "cosine", "step"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -65,7 +65,7 @@ class ModelConfig:
     """Channels of the first level (the reports use 64)."""
     depth: int = 3
     """Number of downsamplings (the reports use 4)."""
-    hole_fill: HoleFill = "push_pull"
+    hole_fill: HoleFill = "harmonic"
     """What stands in the hole before the network sees the image."""
     output: OutputKind = "residual"
     """Predict the picture, or a correction to the fill."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rayfill_data.reader import PreparedDataset
 
 #: Fast enough for any split; the biharmonic one takes seconds for a large hole.
-_TABLE_BASELINES = ("telea", "navier_stokes", "push_pull")
+_TABLE_BASELINES = ("telea", "navier_stokes", "push_pull", "harmonic")
 
 
 def evaluate_bundles(

@@ -124,7 +124,7 @@ class Tracker:
         self._journal.close()
         if unsent:
             logger.warning(
-                "%d events are still to be sent to MLflow (%s); `rayfill replay` sends them from %s",
+                "%d events are not in MLflow yet (%s); `rayfill replay` sends them from %s",
                 unsent,
                 self._problem or "it was too slow",
                 self._journal.folder,

@@ -34,7 +34,7 @@ class EraseArgs:
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Where the result goes: .png, .jpg or .webp (only .png keeps every known pixel exact)."""
     model: str = "rayfill@champion"
-    """NAME@ALIAS of the model registry, a bundle folder, or telea, navier_stokes, push_pull."""
+    """NAME@ALIAS of the model registry, a bundle folder, or a baseline such as telea."""
     expand_px: int = 0
     """Pixels by which the mask grows first."""
     feather_px: int = 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from rayfill.models.attention_unet import AttentionUNet
 from rayfill.models.base import InpaintingModel, check_inputs, composite
-from rayfill.models.fill import FILLS, mean_fill, push_pull_fill, zero_fill
+from rayfill.models.fill import FILLS, harmonic_fill, mean_fill, push_pull_fill, zero_fill
 from rayfill.models.unet import UNet, UNetConfig
 from rayfill_data.errors import ConfigError, unknown_name
 
@@ -24,6 +24,7 @@ __all__ = [
     "composite",
     "mean_fill",
     "model_config",
+    "harmonic_fill",
     "push_pull_fill",
     "zero_fill",
 ]

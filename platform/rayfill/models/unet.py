@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rayfill.models.base import InpaintingModel, check_inputs
 from rayfill.models.fill import FILLS
+from rayfill.models.local_scale import local_scale
 from rayfill_data.errors import ConfigError, unknown_name
 
 OUTPUTS = ("direct", "residual")
@@ -27,7 +28,7 @@ class UNetConfig:
     depth: int = 4
     """Number of 2x2 poolings, 1 to 7; sizes are padded to a multiple of 2**depth."""
 
-    hole_fill: Literal["zero", "mean", "push_pull"] = "zero"
+    hole_fill: Literal["zero", "mean", "push_pull", "harmonic"] = "zero"
     """What the network sees under the hole: 0, the mean known colour, or a smooth pyramid fill."""
 
     output: Literal["direct", "residual"] = "direct"
@@ -116,13 +117,19 @@ class UNet(InpaintingModel):
     def forward(self, image: Tensor, hole_mask: Tensor) -> Tensor:
         """Return the prediction (B, 3, H, W); shapes and ranges as in :class:`InpaintingModel`."""
         check_inputs(image, hole_mask)
-        height, width = image.shape[-2:]
         filled = FILLS[self.config.hole_fill](image, hole_mask)
-        x = torch.cat([filled, hole_mask], dim=1) if self.config.mask_channel else filled
-        out = self._network(_pad(x, self.stride))[..., :height, :width].to(image.dtype)
         if self.config.output == "residual":
-            out = filled + out
+            mean, contrast = local_scale(image, hole_mask)
+            out = filled + contrast * self._run((filled - mean) / contrast, hole_mask)
+        else:
+            out = self._run(filled, hole_mask)
         return out if self.training else out.clamp(0.0, 1.0)
+
+    def _run(self, x: Tensor, hole_mask: Tensor) -> Tensor:
+        """Run the network on (B, 3, H, W) of any size."""
+        height, width = x.shape[-2:]
+        given = torch.cat([x, hole_mask], dim=1) if self.config.mask_channel else x
+        return self._network(_pad(given, self.stride))[..., :height, :width].to(x.dtype)
 
     def _network(self, x: Tensor) -> Tensor:
         skips = []
