@@ -16,10 +16,10 @@ from collections.abc import Sequence
 
 import _source_roots  # noqa: F401  (must come before rayfill)
 import tyro
-from rich.console import Console
 
 from rayfill.cli import guarded
 from rayfill.config import RunConfig, TrackingConfig
+from rayfill.console import make_console
 from rayfill.sweep import Sweep, WinnerOptions, run_sweep
 from rayfill.tuning import SweepOptions
 
@@ -32,7 +32,7 @@ class Space(SweepOptions):
     """Networks (`rayfill models` lists them)."""
     losses: tuple[str, ...] = ("l1", "log_mse", "mse+0.05*perceptual")
     """Weighted sums of loss terms."""
-    epochs: tuple[int, ...] = (6,)
+    epochs: tuple[int, ...] = (2, 4)
     """Training lengths."""
     expand_px: tuple[int, ...] = (0, 2)
     """Mask expansions: pixels by which training holes grow."""
@@ -67,7 +67,7 @@ def main(args: Sequence[str]) -> int:
         winner=settings.winner,
         resume=settings.resume,
     )
-    run_sweep(sweep, console=Console())
+    run_sweep(sweep, console=make_console())
     return 0
 
 

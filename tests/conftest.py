@@ -11,11 +11,15 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from rayfill_data.codec import encode_png
 from rayfill_data.contract import SCHEMA_VERSION, SPLITS, Manifest
 from rayfill_data.masks import hole_ratio, irregular_mask
 from rayfill_data.writer import open_writer
+
+# Idle torch threads busy-wait: on shared cores the suite takes ten times as long with them.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

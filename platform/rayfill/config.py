@@ -61,7 +61,7 @@ class ModelConfig:
 
     name: str = "attention_unet"
     """A name of `rayfill models`."""
-    width: int = 16
+    width: int = 12
     """Channels of the first level (the reports use 64)."""
     depth: int = 3
     """Number of downsamplings (the reports use 4)."""
@@ -121,9 +121,9 @@ class TrainConfig:
 
     epochs: int = 10
     """Passes over the training split."""
-    batch_size: int = 32
+    batch_size: int = 16
     """Samples in one optimiser step, over all workers together."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     """Peak learning rate of Adam."""
     schedule: Schedule = "cosine"
     """Course of the learning rate after the warm-up."""

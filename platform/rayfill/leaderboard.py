@@ -61,7 +61,8 @@ class Leaderboard:
         header, rows = self._cells()
         table = Table(title=self.title)
         for column in header:
-            table.add_column(column, justify="left" if column in ("system", "kind") else "right")
+            left = column in ("system", "kind")
+            table.add_column(column, justify="left" if left else "right", no_wrap=not left)
         for entry, row in zip(self.ranked(), rows, strict=True):
             table.add_row(*row, style="bold" if entry.kind == "winner" else None)
         console.print(table)
@@ -108,14 +109,14 @@ class Leaderboard:
 
     def _cells(self) -> tuple[list[str], list[list[str]]]:
         shown = [c for c in _COLUMNS if all(c[1] in e.table.total for e in self.entries)]
-        header = ["#", "system", "kind", "epochs", f"val {self.rank_by}"]
+        header = ["#", "system", "kind", "epochs", "val"]
         header += [f"{title} {'↑' if more else '↓'}" for title, _, _, more in shown]
         rows = []
         for rank, entry in enumerate(self.ranked(), start=1):
             row = [str(rank), entry.name, entry.kind, entry.epochs, _number(entry.val_score, 2)]
             for _, metric, digits, _ in shown:
                 score = entry.table.total[metric]
-                row.append(f"{_number(score.mean, digits)} ± {_number(score.std, digits)}")
+                row.append(f"{_number(score.mean, digits)} ±{_number(score.std, digits - 1)}")
             rows.append(row)
         return header, rows
 

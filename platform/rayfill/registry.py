@@ -135,9 +135,9 @@ def fetch_bundle(model: RegisteredModel, *, tracking_uri: str, cache_dir: Path) 
     if not (target / _BUNDLE).is_dir():
         cache_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
-            mlflow.artifacts.download_artifacts(
-                f"models:/{model.name}/{model.version}", dst_path=folder, tracking_uri=tracking_uri
-            )
+            # models:/ URIs are looked up in the process-wide registry, which need not be this one.
+            source = _client(tracking_uri).get_model_version_download_uri(model.name, model.version)
+            mlflow.artifacts.download_artifacts(source, dst_path=folder, tracking_uri=tracking_uri)
             try:
                 Path(folder).rename(target)
             except OSError:  # another process was first
@@ -151,6 +151,9 @@ def fetch_bundle(model: RegisteredModel, *, tracking_uri: str, cache_dir: Path) 
 def _client(tracking_uri: str) -> MlflowClient:
     from mlflow.tracking import MlflowClient
 
+    from rayfill.tracking import tame_client
+
+    tame_client()
     return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 

@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 class WinnerOptions:
     """How the best trial is trained on, by all workers together."""
 
-    epochs: int = 10
+    epochs: int = 8
     """Further epochs, starting from the trial's best weights; 0 keeps the trial as it is."""
     num_workers: int | None = None
     """Data-parallel workers; None is one per GPU, or per core without GPUs."""
-    learning_rate: float = 5e-4
+    learning_rate: float = 2e-3
     """Peak learning rate of the further training."""
 
 

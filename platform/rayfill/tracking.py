@@ -25,7 +25,12 @@ from rayfill.journal import Journal
 logger = logging.getLogger(__name__)
 
 #: One attempt and a short patience: the journal is our retry (MLflow's own blocks for 4 minutes).
-_HTTP_DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+_CLIENT_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    # A progress bar in a server's log is noise.
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 _BACKOFF_S = 10.0
 _MAX_PARAM_CHARS = 500
 
@@ -41,7 +46,7 @@ class Tracker:
             tracking_uri: Absolute MLflow tracking URI.
             run_id: The run to continue when the journal is not on this machine.
         """
-        limit_patience()
+        tame_client()
         self._journal = Journal(folder)
         if run_id and not self._journal.run_id:
             self._journal.remember_run(run_id)
@@ -176,9 +181,9 @@ class Tracker:
             self._wake.wait_for(lambda: self._closing or self._retry_now, timeout=_BACKOFF_S)
 
 
-def limit_patience() -> None:
+def tame_client() -> None:
     """Keep MLflow's client from waiting minutes for a server that is away, unless told to."""
-    for name, value in _HTTP_DEFAULTS.items():
+    for name, value in _CLIENT_DEFAULTS.items():
         os.environ.setdefault(name, value)
 
 

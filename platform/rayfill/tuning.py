@@ -28,7 +28,7 @@ class SweepOptions:
 
     scheduler: Literal["asha", "none"] = "asha"
     """asha stops the weaker half of the trials early; none runs all to the end."""
-    grace_epochs: int = 4
+    grace_epochs: int = 1
     """Epochs every trial gets before it may be stopped early."""
     max_concurrent: int | None = None
     """Trials at a time; None is as many as the cluster holds."""

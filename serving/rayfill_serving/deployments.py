@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import cast
 
 from fastapi import FastAPI
@@ -28,13 +27,8 @@ class InpaintReplica:
     """One copy of the models in a process of its own."""
 
     def __init__(self, options: ServingOptions) -> None:
-        import mlflow
 
         _log_with_serve()
-        # A progress bar in a server's log is noise.
-        os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-        # MLflow looks up `models:/` addresses in the process-wide store; here there is only one.
-        mlflow.set_tracking_uri(options.tracking_uri)
         source = RegistrySource(
             alias=options.alias,
             tracking_uri=options.tracking_uri,

@@ -73,7 +73,7 @@ class PhotosOptions:
     size: int = 64
     """Side of a crop in pixels, 16 to 256."""
 
-    train: int = 1600
+    train: int = 960
     """Number of training crops."""
 
     val: int = 96

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from rayfill import paths
+from rayfill.console import make_console
 from rayfill.provenance import version_of
 from rayfill.registry import DEFAULT_MODEL_NAME
 from rayfill_data.errors import RayfillError
@@ -57,7 +57,7 @@ def main(args: Sequence[str]) -> int:
     for finding in findings:
         state = f"[{styles[finding.state]}]{finding.state}[/]"
         table.add_row(finding.what, state, finding.found, finding.advice)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    make_console().print(table)
     return int(any(finding.state == "broken" for finding in findings))
 
 
@@ -164,9 +164,9 @@ def _ray() -> Finding:
 def _mlflow(tracking_uri: str) -> Finding:
     from mlflow.tracking import MlflowClient
 
-    from rayfill.tracking import limit_patience
+    from rayfill.tracking import tame_client
 
-    limit_patience()
+    tame_client()
     if tracking_uri.startswith("sqlite:///"):
         file = Path(tracking_uri.removeprefix("sqlite:///"))
         if not file.exists():

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 
 import tyro
-from rich.console import Console
 from rich.table import Table
+
+from rayfill.console import make_console
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,5 +32,5 @@ def main(args: Sequence[str]) -> int:
         parameters = sum(parameter.numel() for parameter in model.parameters())
         stride = spec.stride(model_config(name, width=asked.width))
         table.add_row(name, f"{parameters:,}", str(stride), spec.paper, spec.summary)
-    Console().print(table)
+    make_console().print(table)
     return 0

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 import tyro
-from rich.console import Console
 
 from rayfill.config import RunConfig, check
+from rayfill.console import make_console
 
 
 def main(args: Sequence[str]) -> int:
@@ -21,7 +21,7 @@ def main(args: Sequence[str]) -> int:
     from rayfill.sweep_progress import SweepProgress
     from rayfill.training.driver import make_job, resolve_paths, train_on_ray
 
-    console = Console()
+    console = make_console()
     config = resolve_paths(config)
     with ray_cluster() as capacity:
         scaling = config.scaling
