@@ -47,6 +47,7 @@ def guarded(run: Main, args: Sequence[str]) -> int:
     and a SIGTERM 143, after everything started has been ended.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # read when MLflow is imported
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return run(args)

@@ -42,5 +42,5 @@ def lpips_if_available(config: EvalConfig) -> tuple[LpipsMetric | None, str]:
     """Return the LPIPS metric, or None and why it is left out of the table."""
     found = lpips_available(config.lpips_network, weights_path=config.lpips_weights_path)
     if not found.ok:
-        return None, f"LPIPS is not measured: {found.reason} {found.how_to_get}"
+        return None, f"LPIPS is not measured: {found.reason}. {found.how_to_get}"
     return LpipsMetric(config.lpips_network, weights_path=config.lpips_weights_path), ""

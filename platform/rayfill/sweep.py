@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 class WinnerOptions:
     """How the best trial is trained on, by all workers together."""
 
-    epochs: int = 8
+    epochs: int = 12
     """Further epochs, starting from the trial's best weights; 0 keeps the trial as it is."""
     num_workers: int | None = None
     """Data-parallel workers; None is one per GPU, or per core without GPUs."""
@@ -79,6 +79,8 @@ def run_sweep(sweep: Sweep, *, console: Console) -> SweepResult:
     base = resolve_paths(sweep.base)
     planned = plan_trials(base, sweep.space)
     planned, notes = _leave_out_untrainable(planned)
+    for note in notes:
+        console.print(f"Note: {note}", highlight=False, soft_wrap=True)
     nested = base.scaling.num_workers > 1
     with ray_cluster(dashboard=nested) as capacity:
         use_gpu = base.scaling.use_gpu if base.scaling.use_gpu is not None else capacity.gpus > 0
@@ -266,19 +268,25 @@ class _Run:
 
 def _leave_out_untrainable(trials: Sequence[RunConfig]) -> tuple[list[RunConfig], list[str]]:
     """Drop the trials whose loss needs weights that cannot be had, before anything starts."""
-    from rayfill.losses import feature_weights_available, parse_loss
+    from rayfill.losses import LOSSES, feature_weights_available, parse_loss
 
-    kept, notes = [], []
+    kept: list[RunConfig] = []
+    left_out: dict[str, list[str]] = {}
     for trial in trials:
         loss = trial.loss
-        if "perceptual" in parse_loss(loss.terms):
+        if any(LOSSES[term].needs_features for term in parse_loss(loss.terms)):
             found = feature_weights_available(loss.features, weights_path=loss.weights_path)
             if not found.ok:
-                notes.append(f"{trial.name} left out: {found.reason} {found.how_to_get}")
+                why = f"{found.reason}. {found.how_to_get}"
+                left_out.setdefault(why, []).append(trial.name)
                 continue
         kept.append(trial)
+    notes = [
+        f"{len(names)} of {len(trials)} trials left out ({', '.join(names)}): {why}"
+        for why, names in left_out.items()
+    ]
     if not kept:
-        raise RayfillError("Every trial was left out. " + " ".join(dict.fromkeys(notes)))
+        raise RayfillError(" ".join(notes))
     return kept, notes
 
 

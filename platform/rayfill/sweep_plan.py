@@ -45,8 +45,7 @@ def plan_trials(base: RunConfig, space: Mapping[str, Sequence[Any]]) -> list[Run
     trials = []
     for number, values in enumerate(itertools.product(*space.values()), start=1):
         changes = dict(zip(space, values, strict=True))
-        varied = [value for key, value in changes.items() if len(space[key]) > 1]
-        label = "-".join(_slug(value) for value in varied)
+        label = "-".join(_slug(key, changes[key]) for key in space if len(space[key]) > 1)
         name = f"{number:02d}-{label}" if label else f"{number:02d}"
         trials.append(replace(base, {**changes, "name": name}))
     problems = dict.fromkeys(problem for trial in trials for problem in trial.problems())
@@ -123,5 +122,7 @@ def _suffix(folder: str, name: str) -> int:
     return int(folder[len(name) + 1 :] or 1)
 
 
-def _slug(value: Any) -> str:
-    return re.sub(r"[^A-Za-z0-9_.+*]", "_", str(value))
+def _slug(key: str, value: Any) -> str:
+    """Return a value as part of a name; a number says what it counts: ``epochs4``."""
+    text = str(value) if isinstance(value, str) else f"{key.rpartition('.')[2]}{value}"
+    return re.sub(r"[^A-Za-z0-9_.+*]", "_", text)

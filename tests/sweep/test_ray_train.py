@@ -1,0 +1,121 @@
+"""Runs on the workers of Ray Train: data-parallel, killed, resumed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from mlflow.tracking import MlflowClient
+
+from rayfill.cluster import Capacity, check_fits, ray_cluster
+from rayfill.config import RunConfig, replace
+from rayfill.training.driver import (
+    TrainingJob,
+    make_job,
+    resolve_paths,
+    train_here,
+    train_on_ray,
+)
+from rayfill.training.history import read_history
+from rayfill_data.errors import ConfigError
+
+pytestmark = pytest.mark.filterwarnings(
+    # Ray 2.60 leaves sockets and processes to the garbage collector.
+    "ignore::ResourceWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore::DeprecationWarning",
+    "ignore::FutureWarning",
+)
+
+CAPACITY = Capacity(cpus=2, gpus=0, can_grow=False)
+
+
+def job_of(config: RunConfig, name: str, **changes: Any) -> TrainingJob:
+    return make_job(resolve_paths(replace(config, {"name": name, **changes})))
+
+
+def trace(summary: Any) -> list[float]:
+    return [entry["train/loss"] for entry in summary.history]
+
+
+def test_a_job_survives_the_journey_to_a_worker(small_run: RunConfig) -> None:
+    job = job_of(small_run, "there", **{"train.step_epochs": (1, 2), "train.schedule": "step"})
+    assert TrainingJob.from_dict(job.to_dict()) == job
+
+
+def test_too_large_requests_are_refused_before_waiting_for_ever() -> None:
+    with pytest.raises(ConfigError, match="asks for 8 CPUs and the cluster has 2"):
+        check_fits(CAPACITY, cpus=8, gpus=0)
+    check_fits(Capacity(cpus=0, gpus=0, can_grow=True), cpus=8, gpus=8)
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_two_workers_train_the_same_samples_as_one(small_run: RunConfig) -> None:
+    """Equal batches over both ranks: the first epoch's losses agree but for BatchNorm's halves."""
+    config = replace(small_run, {"train.epochs": 1, "data.color_jitter": 0.0})
+    alone = train_here(job_of(config, "alone"))
+    seen: list[float] = []
+    together = train_on_ray(
+        job_of(config, "together", **{"scaling.num_workers": 2, "scaling.cpus_per_worker": 0.5}),
+        capacity=CAPACITY,
+        on_epoch=lambda entry: seen.append(entry["epoch"]),
+    )
+    assert seen == [1]
+    assert together.steps == alone.steps
+    assert together.history[0]["train/loss"] == pytest.approx(
+        alone.history[0]["train/loss"], rel=0.2
+    )
+    # The split is validated once over both ranks, with the reduced metrics on each.
+    assert set(together.best) == set(alone.best)
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_killed_worker_costs_nothing_but_time(small_run: RunConfig, home: Path) -> None:
+    """SIGKILL in the middle: same losses to 1e-6, one MLflow run, no doubled points."""
+    config = replace(small_run, {"train.epochs": 6})
+    whole = train_here(job_of(config, "whole"))
+    job = job_of(config, "killed", **{"scaling.cpus_per_worker": 0.5})
+    killed: list[int] = []
+
+    def kill_after_second_epoch() -> None:
+        while len(read_history(job.run_dir)) < 2:
+            time.sleep(0.005)
+        for process in psutil.process_iter(["pid", "cmdline"]):
+            if any("RayTrainWorker" in part for part in process.info["cmdline"] or ()):
+                os.kill(process.pid, signal.SIGKILL)
+                killed.append(process.pid)
+
+    killer = threading.Thread(target=kill_after_second_epoch)
+    killer.start()
+    resumed = train_on_ray(job, capacity=CAPACITY)
+    killer.join()
+    assert killed
+    assert resumed.epochs == 6
+    assert trace(resumed) == pytest.approx(trace(whole), abs=1e-6)
+    client = MlflowClient(str(job.config.tracking.uri))
+    history = client.get_metric_history(resumed.run_id, "train/loss")
+    assert [point.step for point in history] == [1, 2, 3, 4, 5, 6]
+    assert client.get_run(resumed.run_id).info.status == "FINISHED"
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_large_datasets_are_streamed_by_ray_data(small_run: RunConfig) -> None:
+    job = job_of(small_run, "streamed", **{"data.feed": "stream", "scaling.cpus_per_worker": 0.5})
+    summary = train_on_ray(job, capacity=CAPACITY)
+    assert summary.epochs == 3
+    assert all(entry["train/loss"] > 0 for entry in summary.history)
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_cluster_that_is_there_is_used_and_left_running() -> None:
+    import ray
+
+    with ray_cluster() as capacity:
+        assert capacity.cpus == 2
+    assert ray.is_initialized()
