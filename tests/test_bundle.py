@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rayfill import bundle
+from rayfill import bundle, folders
 from rayfill.bundle import BundleError, load_bundle, save_bundle
 from rayfill.models import build_model
 from rayfill_data.errors import ConfigError, RayfillError
@@ -95,13 +96,13 @@ def test_saving_again_replaces_and_leaves_nothing_else(saved):
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "manifest.json"])
 def test_missing_file(saved, name):
     (saved[1] / name).unlink()
-    refused(saved[1], f"{name} cannot be read")
+    refused(saved[1], "no readable" if name == "manifest.json" else f"lacks {name}")
 
 
 def test_missing_folder_and_file_instead_of_folder(tmp_path):
-    refused(tmp_path / "none", "manifest.json cannot be read")
+    refused(tmp_path / "none", "none has no readable manifest.json")
     (tmp_path / "file").write_text("x")
-    refused(tmp_path / "file", "manifest.json cannot be read")
+    refused(tmp_path / "file", "file has no readable manifest.json")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "manifest.json"])
@@ -109,7 +110,7 @@ def test_missing_folder_and_file_instead_of_folder(tmp_path):
 def test_truncated_file(saved, name, keep):
     data = (saved[1] / name).read_bytes()
     (saved[1] / name).write_bytes(data[: int(keep * len(data))])
-    refused(saved[1], "not a JSON object" if name == "manifest.json" else "truncated")
+    refused(saved[1], "no readable" if name == "manifest.json" else r"has \d+ bytes instead of")
 
 
 def test_one_flipped_bit_in_the_weights(saved):
@@ -180,12 +181,38 @@ def test_a_pickle_in_disguise_is_not_executed(saved):
 @pytest.mark.parametrize("text", ["[]", "nul", "[" * 100_000, '{"files": []}', '{"files": {}}'])
 def test_hostile_manifest(saved, text):
     (saved[1] / "manifest.json").write_text(text)
-    refused(saved[1], "not a JSON object|does not list")
+    refused(saved[1], "no readable manifest.json|lacks config.json")
 
 
-def test_huge_json_is_not_parsed(saved):
-    (saved[1] / "manifest.json").write_bytes(b" " * (bundle._MAX_JSON_BYTES + 1) + b"{}")
-    refused(saved[1], "not a JSON object")
+@pytest.mark.parametrize(
+    "text", ["[]", "nul", "[" * 100_000, " " * bundle._MAX_CONFIG_BYTES + "{}"]
+)
+def test_hostile_config(saved, text):
+    (saved[1] / "config.json").write_text(text)
+    reseal(saved[1])
+    refused(saved[1], "config.json is not a JSON object")
+
+
+def test_neither_saving_nor_loading_takes_much_more_than_twice_the_weights(tmp_path):
+    config = {"width": 24, "depth": 3}
+    model = build_model("unet", **config)
+    size = sum(value.nbytes for value in model.state_dict().values())
+    assert size > 2**22
+    for work in (
+        lambda: save_bundle(tmp_path / "big", model=model, name="unet", config=config),
+        lambda: load_bundle(tmp_path / "big"),
+    ):
+        tracemalloc.start()
+        work()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2.2 * size
+
+
+def test_uris_are_taken_as_paths_are(saved):
+    model, path = saved
+    save_bundle(f"{path.as_uri()}-2", model=model, name="attention_unet", config=CONFIG)
+    assert load_bundle(f"file://{path}-2").name == "attention_unet"
 
 
 def test_saving_what_does_not_fit_or_is_not_json(saved, tmp_path):
@@ -205,8 +232,8 @@ def test_failed_write_keeps_the_old_bundle_and_leaves_nothing(saved, monkeypatch
     def full_disk(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(bundle, "_sync", full_disk)
-    with pytest.raises(BundleError, match=r"best: the model bundle of \d+ bytes .*No space left"):
+    monkeypatch.setattr(folders.os, "fsync", full_disk)
+    with pytest.raises(RayfillError, match=r"write [\d,]+ bytes to .*best: No space left"):
         save_bundle(path, model=model, name="attention_unet", config=CONFIG)
     assert os.listdir(path.parent) == ["best"]
     assert load_bundle(path).extra == {"run_id": "r1"}
@@ -217,12 +244,12 @@ def test_failed_swap_puts_the_old_bundle_back(saved, monkeypatch):
     rename = Path.rename
 
     def second_fails(self, target):
-        if ".tmp-" in self.name:
+        if self.name.endswith(".tmp"):
             raise OSError(5, "Input/output error")
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", second_fails)
-    with pytest.raises(BundleError, match="Input/output error"):
+    with pytest.raises(RayfillError, match="Input/output error"):
         save_bundle(path, model=model, name="attention_unet", config=CONFIG)
     assert os.listdir(path.parent) == ["best"]
     assert load_bundle(path).extra == {"run_id": "r1"}
@@ -231,6 +258,6 @@ def test_failed_swap_puts_the_old_bundle_back(saved, monkeypatch):
 def test_a_file_in_the_way_is_not_replaced(saved, tmp_path):
     target = tmp_path / "note.txt"
     target.write_text("mine")
-    with pytest.raises(BundleError, match="a file of that name"):
+    with pytest.raises(RayfillError, match="a file of that name"):
         save_bundle(target, model=saved[0], name="attention_unet", config=CONFIG)
     assert target.read_text() == "mine"

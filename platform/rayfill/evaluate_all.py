@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rayfill.baselines import BASELINES
@@ -24,7 +23,7 @@ def evaluate_bundles(
 ) -> dict[str, MetricTable]:
     """Return the test metrics of trained models by name."""
     return {
-        name: evaluate(load_bundle(Path(uri)).model, dataset=dataset, lpips=lpips)
+        name: evaluate(load_bundle(uri).model, dataset=dataset, lpips=lpips)
         for name, uri in bundles.items()
     }
 

@@ -85,13 +85,17 @@ class Inpainter:
         self.max_side = max_side
 
     @classmethod
-    def from_bundle(cls, path: str | os.PathLike[str], *, device: str = "cpu") -> Inpainter:
+    def from_bundle(cls, uri: str | os.PathLike[str], *, device: str = "cpu") -> Inpainter:
         """Return the inpainter of a saved model; its run id is the bundle's ``extra["run_id"]``.
+
+        Args:
+            uri: a model bundle, a local path or a URI.
+            device: where to run it.
 
         Raises:
             RayfillError: a bundle that cannot be used.
         """
-        bundle = load_bundle(path)
+        bundle = load_bundle(uri)
         run_id = str(bundle.extra.get("run_id", ""))
         return cls(bundle.model, device=device, name=bundle.name, run_id=run_id)
 

@@ -22,6 +22,31 @@ from rayfill_data.errors import RayfillError
 
 FILES = {"a.bin": bytes(range(256)) * 8, "b.txt": b"hello"}
 
+REPLACER = """
+import sys
+from rayfill.folders import write_folder
+root, = sys.argv[1:]
+number = 0
+while True:
+    number += 1
+    write_folder(f"{root}/best", {"data": number.to_bytes(4) * 1000, "more": b"x" * 1000})
+    print(number, flush=True)
+"""
+
+KILLED_BETWEEN_RENAMES = """
+import os, signal, sys
+from pathlib import Path
+from rayfill.folders import write_folder
+root, = sys.argv[1:]
+rename = Path.rename
+def rename_or_die(self, target):
+    if self.name.endswith(".tmp"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, target)
+Path.rename = rename_or_die
+write_folder(f"{root}/one", {"a.bin": b"new"})
+"""
+
 WRITER = """
 import sys
 from rayfill.folders import write_folder
@@ -103,6 +128,80 @@ def test_killed_writers_leave_only_whole_folders(tmp_path: Path) -> None:
         assert f"step-{acknowledged:08d}" in names
         for name in names[-3:]:
             assert len(read_folder(f"{tmp_path}/{name}")["data"]) == 300_000
+
+
+def test_killed_between_the_renames_the_old_folder_is_still_found(tmp_path: Path) -> None:
+    uri = str(tmp_path / "one")
+    write_folder(uri, FILES)
+    for _ in range(2):
+        command = [sys.executable, "-c", KILLED_BETWEEN_RENAMES, str(tmp_path)]
+        assert subprocess.run(command).returncode == -9
+        assert not (tmp_path / "one").exists()
+        assert list_folders(str(tmp_path)) == ["one"]
+        assert read_folder(uri) == FILES
+    write_folder(uri, {"a.bin": b"newer"})
+    assert read_folder(uri) == {"a.bin": b"newer"}
+    assert not [entry for entry in tmp_path.iterdir() if entry.name.endswith(".old")]
+
+
+def test_of_several_folders_set_aside_the_newest_whole_one_is_read(tmp_path: Path) -> None:
+    names = [f".one-{digit * 32}.old" for digit in "abc"]
+    for age, name in enumerate(names):
+        write_folder(str(tmp_path / name), {"age": b"%d" % age})
+        os.utime(tmp_path / name / "manifest.json", ns=(10 - age, 10 - age))
+    write_folder(str(tmp_path / f".one-two-{'d' * 32}.old"), FILES)  # another folder's
+    assert read_folder(str(tmp_path / "one")) == {"age": b"0"}
+    (tmp_path / names[0] / "age").unlink()  # a removal that was interrupted
+    assert read_folder(str(tmp_path / "one")) == {"age": b"1"}
+    assert list_folders(str(tmp_path)) == ["one", "one-two"]
+    delete_folder(str(tmp_path / "one"))
+    assert list_folders(str(tmp_path)) == ["one-two"]
+    with pytest.raises(DamagedFolderError):
+        read_folder(str(tmp_path / "one"))
+
+
+def test_killed_while_replacing_leaves_the_last_folder_or_the_next(tmp_path: Path) -> None:
+    """kill -9 at 20 random moments of a writer that replaces one folder over and over."""
+    chance = random.Random(3)
+    for _ in range(20):
+        command = [sys.executable, "-c", REPLACER, str(tmp_path)]
+        writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert writer.stdout is not None
+        acknowledged = int(writer.stdout.readline())
+        deadline = time.monotonic() + chance.random() * 0.02
+        while time.monotonic() < deadline:
+            pass
+        writer.kill()
+        acknowledged = max([acknowledged, *map(int, writer.stdout.read().split())])
+        writer.wait()
+        writer.stdout.close()
+        found = int.from_bytes(read_folder(f"{tmp_path}/best")["data"][:4])
+        assert found in (acknowledged, acknowledged + 1)
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        b'{"files": {"a.bin": {"size": 1000000000000, "sha256": ""}}}',
+        b'{"files": {"a.bin": {"size": "2048", "sha256": ""}}}',
+        b'{"files": {"a.bin": {"size": 2048.0, "sha256": ""}}}',
+        b'{"files": {"../one/a.bin": {"size": 2048, "sha256": ""}}}',
+        b'{"files": {"pipe": {"size": 0, "sha256": ""}}}',
+        b'{"files": {"\\u0000": {"size": 0, "sha256": ""}}}',
+        b'{"files": {"\\ud800": {"size": 0, "sha256": ""}}}',
+        b'{"files": [1]}',
+        b"[" * 100_000,
+        b" " * 2**20 + b'{"files": {}}',
+    ],
+    ids=lambda manifest: manifest[:40].decode(),
+)
+def test_manifests_that_claim_nonsense_are_damage(tmp_path: Path, manifest: bytes) -> None:
+    uri = str(tmp_path / "one")
+    write_folder(uri, FILES)
+    os.mkfifo(tmp_path / "one" / "pipe")
+    (tmp_path / "one" / "manifest.json").write_bytes(manifest)
+    with pytest.raises(DamagedFolderError, match="one"):
+        read_folder(uri)
 
 
 def test_object_stores_get_the_manifest_last(tmp_path: Path) -> None:

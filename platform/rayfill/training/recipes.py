@@ -197,11 +197,9 @@ def _make_ema(network: nn.Module, train: TrainConfig) -> AveragedModel | None:
 
 
 def _load_initial(network: nn.Module, uri: str) -> None:
-    from pathlib import Path
-
     from rayfill.bundle import load_bundle
 
-    network.load_state_dict(load_bundle(Path(uri)).model.state_dict())
+    network.load_state_dict(load_bundle(uri).model.state_dict())
 
 
 def _channels_last(image: Tensor) -> Tensor:
