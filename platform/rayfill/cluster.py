@@ -53,10 +53,16 @@ def ray_cluster(*, dashboard: bool = False) -> Iterator[Capacity]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
         # The very code of this process, so that no node runs an older installed copy.
-        runtime_env: Mapping[str, Any] = {"env_vars": _MALLOC, "py_modules": _own_packages()}
+        runtime_env: Mapping[str, Any] = {
+            "env_vars": _MALLOC,
+            "py_modules": [str(package) for package in _own_packages()],
+        }
         ray.init(runtime_env=runtime_env, **options)
     else:
-        environment = {**_MALLOC, "PYTHONPATH": os.pathsep.join(_own_roots())}
+        environment = {
+            **_MALLOC,
+            "PYTHONPATH": os.pathsep.join(str(p.parent) for p in _own_packages()),
+        }
         ray.init(
             "local",
             num_cpus=os.cpu_count(),
@@ -101,14 +107,9 @@ def _capacity() -> Capacity:
     )
 
 
-def _own_packages() -> list[Any]:
+def _own_packages() -> list[Path]:
+    """Return the folders of the packages that workers need."""
     import rayfill
     import rayfill_data
 
-    return [rayfill, rayfill_data]
-
-
-def _own_roots() -> list[str]:
-    """Return the folders that our packages lie in, for workers on this machine."""
-    folders = (Path(package.__file__).parents[1] for package in _own_packages())
-    return list(dict.fromkeys(map(str, folders)))
+    return [Path(str(package.__file__)).parent for package in (rayfill, rayfill_data)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,6 +59,8 @@ def run_trials(
     """
     from ray import tune
 
+    # Tune's own handler would end the trials and return as if they had all been run.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     jobs = {trial.name: make_job(trial, group=group, parent=parent) for trial in trials}
     first = trials[0]
     metric = f"val/{first.eval.select_metric}"

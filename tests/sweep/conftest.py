@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,12 @@ from rayfill.config import RunConfig, replace
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home folder of the test's own, with nothing of the caller's environment."""
     monkeypatch.setenv("RAYFILL_HOME", str(tmp_path / "home"))
     for name in ("MLFLOW_TRACKING_URI", "RAYFILL_STORAGE", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
-    yield tmp_path / "home"
+    return tmp_path / "home"
 
 
 @pytest.fixture
