@@ -1,0 +1,232 @@
+"""What keeps three source roots, one of them named like a standard module, harmless."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOTS = {"platform": "rayfill", "data": "rayfill_data", "serving": "rayfill_serving"}
+
+#: Package -> packages of ours that it may import.
+MAY_IMPORT = {
+    "rayfill_data": {"rayfill_data"},
+    "rayfill": {"rayfill", "rayfill_data"},
+    "rayfill_serving": {"rayfill", "rayfill_data", "rayfill_serving"},
+}
+
+#: Modules that a machine with torch alone runs, as notebooks and small installs do.
+WITHOUT_RAY = (
+    "rayfill_data.contract", "rayfill_data.codec", "rayfill_data.masks", "rayfill_data.copy_paste",
+    "rayfill_data.reader", "rayfill_data.batches", "rayfill.config", "rayfill.folders",
+    "rayfill.models", "rayfill.losses", "rayfill.metrics", "rayfill.baselines", "rayfill.bundle",
+    "rayfill.inference", "rayfill.evaluation", "rayfill.training.loop", "rayfill.training.recipes",
+    "rayfill.training.feed", "rayfill.training.checkpoint", "rayfill.training.precision",
+)  # fmt: skip
+ABSENT = ("ray", "mlflow", "pydantic", "tyro", "rich", "lpips", "pycocotools")
+
+BLOCK_IMPORTS = f"""
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {ABSENT!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def run_python(code: str, *, cwd: Path, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Yield the dotted name and the file of every module of the three packages."""
+    for root, package in ROOTS.items():
+        for file in sorted((ROOT / root / package).rglob("*.py")):
+            parts = file.relative_to(ROOT / root).with_suffix("").parts
+            yield ".".join(parts).removesuffix(".__init__"), file
+
+
+def imported(file: Path) -> set[str]:
+    """Return the top-level packages that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: a relative import"
+            names.add((node.module or "").partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize(("root", "package"), ROOTS.items())
+def test_a_source_root_holds_one_package_and_no_module(root: str, package: str) -> None:
+    assert not list((ROOT / root).glob("*.py"))
+    holding = {file.parent.name for file in (ROOT / root).glob("*/__init__.py")}
+    assert holding == {package}
+
+
+def test_no_test_lies_where_pytest_would_replace_a_standard_module() -> None:
+    assert not list(ROOT.glob("tests/**/__init__.py"))
+    for root in ROOTS:
+        assert not [*(ROOT / root).rglob("test_*.py"), *(ROOT / root).rglob("conftest.py")]
+
+
+def test_from_the_root_everything_imports_and_platform_is_pythons() -> None:
+    roots = [str(ROOT / root) for root in ROOTS]
+    code = (
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}, *{roots!r}]\n"
+        "import platform, torch, ray, rayfill, rayfill_data, rayfill_serving\n"
+        "assert platform.python_version() and ray.__version__ and torch.__version__\n"
+        "print(platform.__file__)"
+    )
+    assert Path(run_python(code, cwd=ROOT)).parent == Path(os.__file__).parent
+
+
+def test_imports_point_one_way() -> None:
+    for name, file in modules():
+        package = name.partition(".")[0]
+        ours = imported(file) & {*MAY_IMPORT, "experiments", "tests", "benchmarks"}
+        assert ours <= MAY_IMPORT[package], name
+    naming = [
+        name
+        for name, file in modules()
+        if not name.startswith("rayfill_serving")
+        and re.search(r"[\"']rayfill_serving", file.read_text(encoding="utf-8"))
+    ]
+    # The command line's table of commands is the one exception, and it is one of strings.
+    assert naming == ["rayfill.cli"]
+
+
+def test_importing_any_module_has_no_effect(tmp_path: Path) -> None:
+    home, cwd, scratch = (tmp_path / name for name in ("home", "cwd", "scratch"))
+    for folder in (home, cwd, scratch):
+        folder.mkdir()
+    # Third-party packages first: what they do on import is their own affair.
+    outside = (
+        "torch", "torchvision", "torchmetrics", "cv2", "skimage", "sklearn", "lpips", "fastapi",
+        "pydantic", "rich", "tyro", "mlflow", "ray.data", "ray.serve", "ray.tune",
+    )  # fmt: skip
+    code = f"""
+import importlib, logging, os, signal, sys
+for name in {outside!r}:
+    importlib.import_module(name)
+
+read = set()
+ours = tuple({[str(ROOT / root) for root in ROOTS]!r})
+real = os._Environ.__getitem__
+
+def noting(self, key):
+    frame = sys._getframe(1)
+    for _ in range(3):  # getenv and get lie between
+        if frame and frame.f_code.co_filename.startswith(ours):
+            read.add(key)
+        frame = frame and frame.f_back
+    return real(self, key)
+
+os._Environ.__getitem__ = noting
+before = dict(os.environ), list(logging.root.handlers), logging.root.level
+signals = {{number: signal.getsignal(number) for number in signal.valid_signals()}}
+for name in {[name for name, _ in modules()]!r}:
+    importlib.import_module(name)
+assert before == (dict(os.environ), list(logging.root.handlers), logging.root.level)
+assert signals == {{number: signal.getsignal(number) for number in signal.valid_signals()}}
+assert not read, read
+import ray
+assert not ray.is_initialized()
+"""
+    printed = run_python(code, cwd=cwd, HOME=str(home), TMPDIR=str(scratch), RAYFILL_HOME="")
+    assert printed == ""
+    assert list(cwd.iterdir()) == []
+    # matplotlib, which others import, makes itself a cache.
+    made = {path.relative_to(home).parts[0] for path in home.rglob("*")}
+    assert made <= {".cache", ".config"}
+
+
+def test_training_and_evaluation_need_neither_ray_nor_mlflow(
+    make_dataset: Callable[..., Path],
+) -> None:
+    folder = make_dataset()
+    code = f"""{BLOCK_IMPORTS}
+import dataclasses, importlib, torch
+for name in {WITHOUT_RAY!r}:
+    importlib.import_module(name)
+from rayfill.config import ModelConfig, RunConfig, TrackingConfig, TrainConfig, check
+from rayfill.evaluation import evaluate
+from rayfill.inference import Inpainter
+from rayfill.training.loop import Runtime, run_training
+from rayfill_data.reader import PreparedDataset
+
+config = check(RunConfig(
+    model=ModelConfig(width=2, depth=2),
+    train=TrainConfig(epochs=1, batch_size=8),
+    tracking=TrackingConfig(pictures=0),
+))
+dataset = PreparedDataset.open({str(folder)!r})
+runtime = Runtime(run_dir={str(folder.parent / "run")!r}, device=torch.device("cpu"))
+summary = run_training(config, dataset=dataset, runtime=runtime)
+table = evaluate(Inpainter.from_bundle(summary.bundle).model, dataset=dataset)
+print(summary.epochs, table.total["hole_psnr"].n)
+print([name for name in {ABSENT!r} if name in sys.modules])
+"""
+    assert run_python(code, cwd=folder.parent).splitlines() == ["1 5", "[]"]
+
+
+def test_the_wheel_holds_three_packages_and_the_page(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    tops = {name.partition("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == set(ROOTS.values())
+    static = ROOT / "serving" / "rayfill_serving" / "static"
+    expected = {f"rayfill_serving/static/{file.name}" for file in static.iterdir()}
+    assert "rayfill_serving/static/index.html" in expected <= set(names)
+    assert {name for name, _ in modules()} == {
+        name.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        for name in names
+        if name.endswith(".py")
+    }
+    assert not [name for name in names if "__pycache__" in name]
+
+
+def test_nothing_ignored_by_git_hides_a_source() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    files = [str(file.relative_to(ROOT)) for _, file in modules()]
+    done = subprocess.run(
+        ["git", "check-ignore", "--no-index", *files],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == ""
