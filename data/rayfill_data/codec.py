@@ -199,6 +199,9 @@ def _open(
         image = Image.open(io.BytesIO(data), formats=(kind,))
         width, height = image.size
         if 0 < width * height <= max_pixels:
+            if kind == "PNG":
+                # Pillow decodes pixels without looking at the checksum of the chunk they end in.
+                Image.open(io.BytesIO(data), formats=(kind,)).verify()
             if min_side is not None:
                 image.draft(None, (2 * min_side, 2 * min_side))
             image.load()

@@ -114,6 +114,15 @@ def test_damaged_png_chunks_are_malformed(make_picture: Any) -> None:
     refused(bytes(header), "malformed")
 
 
+@pytest.mark.parametrize("place", [-8, -7, -6, -5])
+def test_a_damaged_checksum_of_the_pixels_is_malformed(place: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    data = bytearray(encoded(Image.fromarray(noise)))
+    assert data.count(b"IDAT") > 1  # the checksums of all but the last are seen while decoding
+    data[data.index(b"IEND") + place] ^= 1
+    refused(bytes(data), "malformed")
+
+
 @pytest.mark.parametrize("side", [5000, 10_000, 14_000, 30_000])
 def test_bombs_are_refused_before_decoding(side: int) -> None:
     message = refused(png_claiming(side, side), "too_large")

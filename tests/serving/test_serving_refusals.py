@@ -85,12 +85,13 @@ def test_truncated_pictures_are_refused(
     check_refusal(server.inpaint(good[0], data[: len(data) // 2]), 400, "mask_malformed")
 
 
-@pytest.mark.parametrize(("chunk", "offset"), [(b"IHDR", 17), (b"IDAT", 60)])
+@pytest.mark.parametrize(("chunk", "offset"), [(b"IHDR", 17), (b"IDAT", 60), (b"IEND", -8)])
 def test_a_png_with_a_flipped_byte_is_refused(
     server: Any, good: tuple[bytes, bytes], chunk: bytes, offset: int
 ) -> None:
     data = bytearray(good[0])
-    data[data.index(chunk) + offset] ^= 0x10  # in IHDR's checksum; in the compressed pixels
+    # In IHDR's checksum; in the compressed pixels; in their checksum.
+    data[data.index(chunk) + offset] ^= 0x10
     check_refusal(server.inpaint(bytes(data), good[1]), 400, "malformed")
 
 
