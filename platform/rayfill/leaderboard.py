@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from rayfill.metrics import MetricTable
+from rayfill.metrics import MetricTable, Score
 
 #: Column, metric, digits, and whether more is better.
 _COLUMNS = (
@@ -74,9 +74,9 @@ class Leaderboard:
             buckets.add_row(*row)
         console.print(buckets)
         for name, value in self.protocol.items():
-            console.print(f"  {name}: {value}", highlight=False, soft_wrap=True)
+            console.print(f"  {name}: {value}", highlight=False, markup=False, soft_wrap=True)
         for note in self.notes:
-            console.print(f"Note: {note}", highlight=False, soft_wrap=True)
+            console.print(f"Note: {note}", highlight=False, markup=False, soft_wrap=True)
 
     def markdown(self) -> str:
         """Return the same as Markdown."""
@@ -116,26 +116,31 @@ class Leaderboard:
             row = [str(rank), entry.name, entry.kind, entry.epochs, _number(entry.val_score, 2)]
             for _, metric, digits, _ in shown:
                 score = entry.table.total[metric]
-                row.append(f"{_number(score.mean, digits)} ±{_number(score.std, digits - 1)}")
+                row.append(_mean_and_std(score, digits))
             rows.append(row)
         return header, rows
 
     def _bucket_cells(self) -> tuple[list[str], list[list[str]]]:
-        filled = [
-            bucket
-            for bucket in self.entries[0].table.buckets
-            if any(entry.table.buckets[bucket]["hole_psnr"].n for entry in self.entries)
-        ]
+        # Every system is measured on the same samples; those filled perfectly count too.
+        scores = {b: s["hole_psnr"] for b, s in self.entries[0].table.buckets.items()}
+        counts = {bucket: score.n + score.n_infinite for bucket, score in scores.items()}
+        filled = [bucket for bucket, count in counts.items() if count]
         header = ["system", *filled]
-        rows = [["n", *(str(self.entries[0].table.buckets[b]["hole_psnr"].n) for b in filled)]]
+        rows = [["n", *(str(counts[bucket]) for bucket in filled)]]
         for entry in self.ranked():
-            scores = [entry.table.buckets[bucket] for bucket in filled]
+            means = [entry.table.buckets[bucket] for bucket in filled]
             cells = [
                 f"{_number(s['hole_psnr'].mean, 2)} / {_number(s['hole_ssim'].mean, 3)}"
-                for s in scores
+                for s in means
             ]
             rows.append([entry.name, *cells])
         return header, rows
+
+
+def _mean_and_std(score: Score, digits: int) -> str:
+    if not math.isfinite(score.mean):
+        return ""
+    return f"{_number(score.mean, digits)} ±{_number(score.std, digits - 1)}"
 
 
 def _number(value: float, digits: int) -> str:

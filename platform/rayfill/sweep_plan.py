@@ -42,6 +42,8 @@ def plan_trials(base: RunConfig, space: Mapping[str, Sequence[Any]]) -> list[Run
     Raises:
         ConfigError: every problem of every run, each once.
     """
+    if empty := [key for key, values in space.items() if not values]:
+        raise ConfigError(f"{key} of the sweep has no values: give at least one." for key in empty)
     trials = []
     for number, values in enumerate(itertools.product(*space.values()), start=1):
         changes = dict(zip(space, values, strict=True))
@@ -98,10 +100,10 @@ def _read_plan(folder: str, trials: Sequence[RunConfig], *, storage: str) -> lis
     content = read_file(f"{storage}/{folder}/{_PLAN}") or b""
     try:
         planned = [from_dict(RunConfig, values) for values in json.loads(content)["trials"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, ConfigError) as error:
         raise RayfillError(
-            f"The plan {storage}/{folder}/{_PLAN} cannot be read; start the sweep anew under "
-            "another --name."
+            f"The plan {storage}/{folder}/{_PLAN} is damaged or of another version of Rayfill; "
+            "start the sweep anew without --resume."
         ) from error
     before, now = {t.name for t in planned}, {t.name for t in trials}
     if [_comparable(t) for t in planned] != [_comparable(t) for t in trials]:

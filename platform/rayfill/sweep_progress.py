@@ -69,10 +69,13 @@ class SweepProgress:
         row = self._rows[name]
         row.epoch = int(result["epoch"])
         row.loss = result.get("train/loss", row.loss)
-        row.score = result[f"val/{self._metric}"]
-        row.best = max(row.best, row.score)
+        score = result.get(f"val/{self._metric}")  # not every epoch is validated
+        if score is not None:
+            row.score = score
+            row.best = max(row.best, score)
+        measured = "" if score is None else f" {self._metric} {score:.3f}"
         self._show(
-            f"{name} epoch {row.epoch}/{row.epochs} {self._metric} {row.score:.3f} "
+            f"{name} epoch {row.epoch}/{row.epochs}{measured} "
             f"(left about {_duration(self.remaining_s())})",
             often=True,
         )
@@ -116,7 +119,7 @@ class SweepProgress:
         now = time.monotonic()
         if not often or now - self._last_line >= _LINE_EVERY_S:
             self._last_line = now
-            self._console.print(line, highlight=False, soft_wrap=True)
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _number(value: float, digits: int) -> str:
