@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from rayfill.config import RunConfig
-from rayfill.registry import RegisteredModel, find_model, promote, register_bundle
+from rayfill.registry import (
+    NoSuchModelError,
+    RegisteredModel,
+    find_model,
+    promote,
+    register_bundle,
+)
 from rayfill.tracking import Tracker
 from rayfill.training.loop import best_bundle
-from rayfill_data.errors import RayfillError
 
 if TYPE_CHECKING:
     from rayfill.metrics import MetricTable
@@ -44,7 +49,7 @@ def register_champion(
     metric = f"val_{config.eval.select_metric}"
     scores = {name: score.mean for name, score in table.total.items()} | {metric: val_score}
     model = register_bundle(
-        Path(best_bundle(job.run_dir)),
+        best_bundle(job.run_dir),
         name=config.tracking.model_name,
         run_id=run_id,
         scores=scores,
@@ -78,7 +83,7 @@ def _why_promote(model: RegisteredModel, *, present: RegisteredModel | None, met
 def _present_champion(name: str, *, tracking_uri: str) -> RegisteredModel | None:
     try:
         return find_model(name, tracking_uri=tracking_uri)
-    except RayfillError:
+    except NoSuchModelError:
         return None
 
 

@@ -7,14 +7,18 @@ and no tracing are involved.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import math
+import os
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rayfill.folders import read_folder, write_folder
 from rayfill_data.errors import RayfillError
 
 if TYPE_CHECKING:
@@ -24,6 +28,15 @@ DEFAULT_MODEL_NAME = "rayfill"
 CHAMPION = "champion"
 _ARTIFACT_PATH = "model"
 _BUNDLE = Path("data", "bundle")
+
+
+#: MLflow's codes for a name or version, and for an alias, that is not there.
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+_SQLITE = "sqlite:///"
+
+
+class NoSuchModelError(RayfillError):
+    """Nothing is registered under a name, version or alias."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +53,7 @@ class RegisteredModel:
 
 
 def register_bundle(
-    bundle: Path,
+    bundle: str | os.PathLike[str],
     *,
     name: str,
     run_id: str,
@@ -51,101 +64,129 @@ def register_bundle(
     """Log a model bundle to its run and register it as a new version of ``name``.
 
     Args:
-        bundle: Folder written by :func:`rayfill.bundle.save_bundle`.
+        bundle: What :func:`rayfill.bundle.save_bundle` wrote, a local path or a URI.
         name: Registered model.
         run_id: MLflow run that trained it.
-        scores: Metric means on the held-out split.
+        scores: Metric means on the held-out split; those that are not finite are left out.
         protocol: Dataset hash, split, sizes: what the scores were measured under.
         tracking_uri: MLflow store.
+
+    Raises:
+        RayfillError: a damaged bundle, or a registry that does not answer.
     """
     from mlflow.exceptions import MlflowException
 
-    client = _client(tracking_uri)
+    finite = {key: value for key, value in scores.items() if math.isfinite(value)}
     with tempfile.TemporaryDirectory() as folder:
         packed = Path(folder, "model")
-        _pack(bundle, packed)
-        client.log_artifacts(run_id, str(packed), _ARTIFACT_PATH)
-    try:
-        client.create_registered_model(name, description="Inpainting models trained by Rayfill.")
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    made = client.create_model_version(
-        name,
-        f"runs:/{run_id}/{_ARTIFACT_PATH}",
-        run_id=run_id,
-        tags={"scores": json.dumps(dict(scores)), "protocol": json.dumps(dict(protocol))},
-    )
+        _pack(os.fspath(bundle), packed)
+        with _asking("to take a model"):
+            client = _client(tracking_uri)
+            client.log_artifacts(run_id, str(packed), _ARTIFACT_PATH)
+            try:
+                client.create_registered_model(name, description="Models trained by Rayfill.")
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            made = client.create_model_version(
+                name,
+                f"runs:/{run_id}/{_ARTIFACT_PATH}",
+                run_id=run_id,
+                tags={"scores": json.dumps(finite), "protocol": json.dumps(dict(protocol))},
+            )
     return _read(made, alias="")
 
 
 def promote(
     model: RegisteredModel, *, alias: str = CHAMPION, reason: str, tracking_uri: str
 ) -> None:
-    """Point ``alias`` at ``model`` and note why on the version."""
-    client = _client(tracking_uri)
-    client.set_model_version_tag(model.name, model.version, "promoted_because", reason)
-    client.set_registered_model_alias(model.name, alias, model.version)
+    """Point ``alias`` at ``model`` and note why on the version.
+
+    Raises:
+        RayfillError: the registry does not answer.
+    """
+    with _asking("to move an alias"):
+        client = _client(tracking_uri)
+        client.set_model_version_tag(model.name, model.version, "promoted_because", reason)
+        client.set_registered_model_alias(model.name, alias, model.version)
 
 
 def find_model(name: str, *, alias: str = CHAMPION, tracking_uri: str) -> RegisteredModel:
     """Return the version that ``alias`` points at.
 
     Raises:
-        RayfillError: when there is no such model or alias, saying how to make one.
+        NoSuchModelError: no such model or alias, saying how to make one.
+        RayfillError: the registry does not answer.
     """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return _read(_client(tracking_uri).get_model_version_by_alias(name, alias), alias=alias)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise RayfillError(
-                f"The model registry did not answer ({error.error_code}): check that the tracking "
-                "store named by MLFLOW_TRACKING_URI is reachable."
-            ) from error
-    raise RayfillError(
+    absent = (
         f"No model {name!r} with alias {alias!r} is registered: run `make sweep`, or register one "
         "with `rayfill promote`."
     )
+    with _asking("for a model", absent=absent, tracking_uri=tracking_uri):
+        found = _client(tracking_uri).get_model_version_by_alias(name, alias)
+    return _read(found, alias=alias)
 
 
 def get_version(name: str, *, version: str, tracking_uri: str) -> RegisteredModel:
     """Return one version of a registered model.
 
     Raises:
-        RayfillError: when there is no such version.
+        NoSuchModelError: no such version.
+        RayfillError: the registry does not answer.
     """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return _read(_client(tracking_uri).get_model_version(name, version), alias="")
-    except MlflowException as error:
-        raise RayfillError(
-            f"There is no version {version!r} of {name!r} in {tracking_uri}; `rayfill ui` lists "
-            "what there is."
-        ) from error
+    absent = f"There is no version {version!r} of {name!r}; `rayfill ui` lists what there is."
+    with _asking("for a version", absent=absent, tracking_uri=tracking_uri):
+        found = _client(tracking_uri).get_model_version(name, version)
+    return _read(found, alias="")
 
 
 def fetch_bundle(model: RegisteredModel, *, tracking_uri: str, cache_dir: Path) -> Path:
-    """Download a version once and return the local bundle folder inside it."""
+    """Download a version once and return the local bundle folder inside it.
+
+    Raises:
+        RayfillError: the registry or its file store does not answer.
+    """
     import mlflow
 
     target = cache_dir / f"{model.name}-{model.version}-{model.run_id[:8]}"
     if not (target / _BUNDLE).is_dir():
         cache_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
-            # models:/ URIs are looked up in the process-wide registry, which need not be this one.
-            source = _client(tracking_uri).get_model_version_download_uri(model.name, model.version)
-            mlflow.artifacts.download_artifacts(source, dst_path=folder, tracking_uri=tracking_uri)
+            with _asking("for a model's files"):
+                # models:/ URIs are looked up in the process-wide registry, which need not be ours.
+                client = _client(tracking_uri)
+                source = client.get_model_version_download_uri(model.name, model.version)
+                packed = mlflow.artifacts.download_artifacts(
+                    source, dst_path=folder, tracking_uri=tracking_uri
+                )
             try:
-                Path(folder).rename(target)
+                Path(packed).rename(target)
             except OSError:  # another process was first
                 if not (target / _BUNDLE).is_dir():
                     raise
-            else:
-                Path(folder).mkdir()  # the context manager expects something to remove
     return target / _BUNDLE
+
+
+@contextlib.contextmanager
+def _asking(what: str, *, absent: str = "", tracking_uri: str = "") -> Iterator[None]:
+    """Turn whatever MLflow raises into our errors; ``absent`` says what it means by not found."""
+    from mlflow.exceptions import MlflowException
+
+    file = Path(tracking_uri.removeprefix(_SQLITE))
+    if tracking_uri.startswith(_SQLITE) and not file.exists():
+        raise NoSuchModelError(absent)  # asking would create the database
+    try:
+        yield
+    except Exception as error:  # MLflow lets the errors of its database drivers through
+        message = (str(error).splitlines() or [""])[0]
+        # The code of a missing alias is also that of a store that cannot be used at all.
+        not_found = isinstance(error, MlflowException) and error.error_code in _ABSENT
+        if absent and not_found and "not found" in message:
+            raise NoSuchModelError(absent) from error
+        raise RayfillError(
+            f"The model registry was asked {what} and failed ({type(error).__name__}: "
+            f"{message[:200]}). Check that the store named by MLFLOW_TRACKING_URI is reachable."
+        ) from error
 
 
 def _client(tracking_uri: str) -> MlflowClient:
@@ -169,10 +210,8 @@ def _read(version: Any, *, alias: str) -> RegisteredModel:
     )
 
 
-def _pack(bundle: Path, target: Path) -> None:
+def _pack(bundle: str, target: Path) -> None:
     """Write the MLflow model directory around a copy of ``bundle``."""
-    import shutil
-
     import mlflow
     import numpy as np
     from mlflow.models import ModelSignature
@@ -189,7 +228,7 @@ def _pack(bundle: Path, target: Path) -> None:
         # MLflow warns about types it would rather see in its own schema language.
         warnings.simplefilter("ignore")
         named = Path(folder, _BUNDLE.name)
-        shutil.copytree(bundle, named)
+        write_folder(str(named), read_folder(bundle))
         mlflow.pyfunc.save_model(
             str(target),
             loader_module="rayfill.pyfunc",
