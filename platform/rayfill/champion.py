@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -16,12 +15,11 @@ from rayfill.registry import (
     promote,
     register_bundle,
 )
-from rayfill.tracking import Tracker
+from rayfill.training.driver import TrainingJob, attach_tracker
 from rayfill.training.loop import best_bundle
 
 if TYPE_CHECKING:
     from rayfill.metrics import MetricTable
-    from rayfill.training.driver import TrainingJob
 
 
 def register_champion(
@@ -42,7 +40,9 @@ def register_champion(
         The new version, or None where MLflow does not hold the run (an outage).
     """
     tracking_uri = str(config.tracking.uri)
-    run_id = _run_id(job, tracking_uri=tracking_uri)
+    tracker = attach_tracker(job)
+    tracker.close()
+    run_id = tracker.run_id
     if not run_id:
         console.print("MLflow does not answer, so no model was registered; see `rayfill replay`.")
         return None
@@ -85,9 +85,3 @@ def _present_champion(name: str, *, tracking_uri: str) -> RegisteredModel | None
         return find_model(name, tracking_uri=tracking_uri)
     except NoSuchModelError:
         return None
-
-
-def _run_id(job: TrainingJob, *, tracking_uri: str) -> str:
-    tracker = Tracker(Path(job.tracker_dir), tracking_uri=tracking_uri)
-    tracker.close()
-    return tracker.run_id

@@ -16,13 +16,19 @@ from rich.console import Console
 from rayfill import paths
 from rayfill.cluster import Capacity, check_fits, ray_cluster
 from rayfill.config import RunConfig, check, flatten, to_dict
-from rayfill.data_location import ensure_data
+from rayfill.data_location import check_data, ensure_data
 from rayfill.evaluation import protocol
 from rayfill.folders import write_file
 from rayfill.leaderboard import Entry, Leaderboard
 from rayfill.sweep_plan import Outcome, open_plan, plan_trials
 from rayfill.sweep_progress import SweepProgress
-from rayfill.training.driver import TrainingJob, make_job, resolve_paths, train_on_ray
+from rayfill.training.driver import (
+    TrainingJob,
+    attach_tracker,
+    make_job,
+    resolve_paths,
+    train_on_ray,
+)
 from rayfill.training.history import read_history
 from rayfill.training.loop import best_bundle
 from rayfill.tuning import SweepOptions, concurrent_trials, run_trials
@@ -77,10 +83,11 @@ def run_sweep(sweep: Sweep, *, console: Console) -> SweepResult:
     """
     began = time.monotonic()
     base = resolve_paths(sweep.base)
+    check_data(base)
     planned = plan_trials(base, sweep.space)
     planned, notes = _leave_out_untrainable(planned)
     for note in notes:
-        console.print(f"Note: {note}", highlight=False, soft_wrap=True)
+        console.print(f"Note: {note}", highlight=False, markup=False, soft_wrap=True)
     nested = base.scaling.num_workers > 1
     with ray_cluster(dashboard=nested) as capacity:
         use_gpu = base.scaling.use_gpu if base.scaling.use_gpu is not None else capacity.gpus > 0
@@ -217,16 +224,18 @@ class _Run:
         write_file(f"{root}/leaderboard.json", data.encode())
         self.parent.text(text, "leaderboard.md")
         self.parent.text(data, "leaderboard.json")
-        runs = [*self.trials, *([winner] if winner else [])]
-        best = max(
-            (run for run in runs if math.isfinite(self._score(self._job(run)))),
-            key=lambda run: self._score(self._job(run)),
-        )
-        table = next(entry.table for entry in board.entries if entry.name == best.name)
+        tables = {entry.name: entry.table for entry in board.entries}
+        runs = [run for run in (*self.trials, winner) if run is not None and run.name in tables]
+        for run in runs:
+            tracker = attach_tracker(self._job(run))
+            scores = {f"test/{k}": score.mean for k, score in tables[run.name].total.items()}
+            tracker.metrics(scores, step=len(read_history(self._job(run).run_dir)))
+            tracker.close()
+        best = max(runs, key=lambda run: self._score(self._job(run)))
         return register_champion(
             best,
             job=self._job(best),
-            table=table,
+            table=tables[best.name],
             val_score=self._score(self._job(best)),
             protocol=board.protocol,
             console=self.console,

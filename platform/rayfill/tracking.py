@@ -262,7 +262,9 @@ def ensure_experiment(name: str, *, tracking_uri: str) -> str:
     if found is not None:
         return str(found.experiment_id)
     try:
-        return str(client.create_experiment(name, artifact_location=artifacts))
+        # The kind opens the UI on training runs rather than on language-model traces.
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return str(client.create_experiment(name, artifact_location=artifacts, tags=tags))
     except MlflowException:  # another process was first
         found = client.get_experiment_by_name(name)
         if found is None:

@@ -151,7 +151,7 @@ def test_a_run_that_mlflow_never_got_is_not_registered(
         def run_id(self) -> str:
             return ""
 
-    monkeypatch.setattr("rayfill.champion.Tracker", Silent)
+    monkeypatch.setattr("rayfill.tracking.Tracker", Silent)
     assert trained.put_forward(20.0) is None
     assert "rayfill replay" in trained.stream.getvalue()
     with pytest.raises(NoSuchModelError):

@@ -46,7 +46,7 @@ def main(args: Sequence[str]) -> int:
         f"    {binaries}/ray job submit experiments/attn_unet_sweep.py\n"
     )
     sys.stdout.flush()
-    command = [str(binaries / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1"]
+    command = [str(binaries / "ray"), "start", "--head", "--block"]
     command += [f"--port={asked.port}", "--dashboard-host=127.0.0.1"]
     command += [f"--dashboard-port={asked.dashboard_port}", "--disable-usage-stats"]
     command += [f"--num-cpus={asked.num_cpus}"] if asked.num_cpus else []

@@ -161,16 +161,23 @@ def train_on_ray(
     return _summary(result.return_value)
 
 
-def open_tracker(job: TrainingJob, *, dataset: PreparedDataset) -> Tracker:
-    """Open the run's tracker and, the first time, create the run in MLflow."""
-    from rayfill.provenance import provenance_tags
+def attach_tracker(job: TrainingJob) -> Tracker:
+    """Open the tracker of a run, by its journal or, on another machine, by its checkpoint."""
     from rayfill.tracking import Tracker
     from rayfill.training.loop import checkpoint_store
 
-    config = job.config
-    checkpoint, _ = checkpoint_store(config, run_dir=job.run_dir).latest()
+    uri = str(job.config.tracking.uri)
+    checkpoint, _ = checkpoint_store(job.config, run_dir=job.run_dir).latest()
     known = str(checkpoint.meta["run_id"]) if checkpoint else ""
-    tracker = Tracker(Path(job.tracker_dir), tracking_uri=str(config.tracking.uri), run_id=known)
+    return Tracker(Path(job.tracker_dir), tracking_uri=uri, run_id=known)
+
+
+def open_tracker(job: TrainingJob, *, dataset: PreparedDataset) -> Tracker:
+    """Open the run's tracker and, the first time, create the run in MLflow."""
+    from rayfill.provenance import provenance_tags
+
+    config = job.config
+    tracker = attach_tracker(job)
     tracker.start(
         config.name,
         experiment=config.tracking.experiment,
@@ -235,9 +242,9 @@ def _datasets(config: RunConfig) -> dict[str, Any] | None:
 
 def _ray_stream(config: RunConfig, *, dataset: PreparedDataset, world_size: int) -> Any:
     import ray.train
-    from rayfill_data.stream import stream_batches
 
     from rayfill.training.feed import augment_options, streams
+    from rayfill_data.stream import stream_batches
 
     if not streams(config, dataset=dataset):
         return None
