@@ -1,11 +1,15 @@
 """Image metrics per sample, each (B, 3, H, W) x (B, 3, H, W) -> (B,), in float64.
 
-Computed in float64 throughout: a GPU's reduced-precision matrix products and the cancellation in
-SSIM's variances then cost nothing, and the result is scikit-image's to about 1e-12.
+No gradient flows through them. Everything is computed in float64 but SSIM on a CPU, which is
+float32, ten times as fast as scikit-image, and within 1e-6 of it.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,6 +19,8 @@ from rayfill_data.errors import RayfillError
 _SSIM_SIGMA = 1.5
 _SSIM_RADIUS = 5  # of an 11-pixel window: 3.5 sigma
 _SSIM_K1, _SSIM_K2 = 0.01, 0.03
+_WINDOW = np.exp(-0.5 * (np.arange(-_SSIM_RADIUS, _SSIM_RADIUS + 1) / _SSIM_SIGMA) ** 2)
+_WINDOW /= _WINDOW.sum()
 
 
 def psnr(prediction: Tensor, target: Tensor, *, data_range: float) -> Tensor:
@@ -83,22 +89,18 @@ def ssim_map(prediction: Tensor, target: Tensor, *, data_range: float) -> Tensor
     """Return the structural similarity around every pixel, (B, 3, H, W) float64.
 
     Gaussian window of 11 pixels, sigma 1.5, population covariance; beyond the edge the picture
-    continues mirrored, the edge pixel repeated, as in scikit-image's ``full=True``.
+    continues mirrored, the edge pixel repeated, as in scikit-image's ``full=True``. On a CPU single
+    pixels are off by up to about 1e-4 where strong contrast and faint noise meet, by 1e-7 else.
 
     Args:
         prediction: (B, 3, H, W).
         target: (B, 3, H, W).
         data_range: largest minus smallest possible value.
     """
-    rows = _window_matrix(prediction.shape[-2], device=prediction.device)
-    columns = _window_matrix(prediction.shape[-1], device=prediction.device).T
-    # On a CPU one sample at a time stays in the cache, which is twice as fast.
-    chunk = 1 if prediction.device.type == "cpu" else max(1, len(prediction))
-    maps = [
-        _similarity(a.double(), b.double(), rows=rows, columns=columns, data_range=data_range)
-        for a, b in zip(torch.split(prediction, chunk), torch.split(target, chunk), strict=True)
-    ]
-    return torch.cat(maps)
+    prediction, target = prediction.detach(), target.detach()
+    if prediction.device.type == "cpu":
+        return _map_on_cpu(prediction, target, data_range=data_range)
+    return _map_by_products(prediction, target, data_range=data_range)
 
 
 def inner_mean(values: Tensor) -> Tensor:
@@ -123,33 +125,61 @@ def hole_mean(values: Tensor, hole_mask: Tensor) -> Tensor:
     return total / (values.shape[1] * hole.sum(dim=(1, 2, 3)))
 
 
+def _map_on_cpu(prediction: Tensor, target: Tensor, *, data_range: float) -> Tensor:
+    """Blur with OpenCV, plane by plane, so that all it takes stays in the cache."""
+    maps = torch.empty(prediction.shape, dtype=torch.float64)
+    for plane in np.ndindex(*prediction.shape[:2]):
+        a, b = prediction[plane].float(), target[plane].float()
+        maps[plane] = _similarity(a, b, blur=_blur_plane, data_range=data_range)
+    return maps
+
+
+def _map_by_products(prediction: Tensor, target: Tensor, *, data_range: float) -> Tensor:
+    """Blur the whole batch by two matrix products, in float64 as a GPU may round others."""
+    rows = _window_matrix(prediction.shape[-2], device=prediction.device)
+    columns = _window_matrix(prediction.shape[-1], device=prediction.device).T
+
+    def blur(planes: Tensor) -> Tensor:
+        return rows @ planes @ columns
+
+    return _similarity(prediction.double(), target.double(), blur=blur, data_range=data_range)
+
+
 def _similarity(
-    a: Tensor, b: Tensor, *, rows: Tensor, columns: Tensor, data_range: float
+    a: Tensor, b: Tensor, *, blur: Callable[[Tensor], Tensor], data_range: float
 ) -> Tensor:
-    """SSIM map from four blurs: of a + b, a - b and their squares, instead of five."""
+    """SSIM map from four blurs: of s = a + b, d = a - b and their squares, instead of five.
+
+    4 ab = s^2 - d^2 and 2 (a^2 + b^2) = s^2 + d^2 hold for means, their products and (co)variances.
+    """
     c1, c2 = (_SSIM_K1 * data_range) ** 2, (_SSIM_K2 * data_range) ** 2
     total, difference = a + b, a - b
-    mean_sum, mean_diff, square_sum, square_diff = (
-        rows @ x @ columns for x in (total, difference, total.square(), difference.square())
-    )
-    squared_mean_sum, squared_mean_diff = mean_sum.square(), mean_diff.square()
-    # ab = ((a+b)^2 - (a-b)^2) / 4 and a^2 + b^2 = ((a+b)^2 + (a-b)^2) / 2, for means as for blurs.
-    mean_product = (squared_mean_sum - squared_mean_diff) / 4
-    mean_squares = (squared_mean_sum + squared_mean_diff) / 2
-    covariance = (square_sum - square_diff) / 4 - mean_product
-    variances = (square_sum + square_diff) / 2 - mean_squares
-    similarity = (2 * mean_product + c1) * (2 * covariance + c2)
-    return similarity / ((mean_squares + c1) * (variances + c2))
+    # A variance does not depend on where zero lies; near it, float32 loses least of it.
+    centre = total.mean()
+    total -= centre
+    mean_sum, mean_diff = blur(total), blur(difference)
+    variance_sum = blur(total.square_()).addcmul_(mean_sum, mean_sum, value=-1)
+    variance_diff = blur(difference.square_()).addcmul_(mean_diff, mean_diff, value=-1)
+    square_sum = mean_sum.add_(centre).square_()
+    square_diff = mean_diff.square_()
+    numerator = (square_sum - square_diff).add_(2 * c1)
+    numerator *= (variance_sum - variance_diff).add_(2 * c2)
+    denominator = square_sum.add_(square_diff).add_(2 * c1)
+    denominator *= variance_sum.add_(variance_diff).add_(2 * c2)
+    return numerator.div_(denominator)
 
 
+def _blur_plane(plane: Tensor) -> Tensor:
+    blurred = cv2.sepFilter2D(plane.numpy(), -1, _WINDOW, _WINDOW, borderType=cv2.BORDER_REFLECT)
+    return torch.from_numpy(blurred)
+
+
+@functools.lru_cache(maxsize=8)
 def _window_matrix(size: int, *, device: torch.device) -> Tensor:
     """Return the (size, size) float64 matrix that blurs a column, mirrored edges included."""
-    offsets = np.arange(-_SSIM_RADIUS, _SSIM_RADIUS + 1)
-    weights = np.exp(-0.5 * (offsets / _SSIM_SIGMA) ** 2)
-    weights /= weights.sum()
     target = np.arange(size)[:, None]
-    source = (target + offsets) % (2 * size)
+    source = (target + np.arange(-_SSIM_RADIUS, _SSIM_RADIUS + 1)) % (2 * size)
     source = np.where(source >= size, 2 * size - 1 - source, source)
     matrix = np.zeros((size, size))
-    np.add.at(matrix, (np.broadcast_to(target, source.shape), source), weights)
+    np.add.at(matrix, (np.broadcast_to(target, source.shape), source), _WINDOW)
     return torch.from_numpy(matrix).to(device)
