@@ -50,7 +50,9 @@ def guarded(run: Main, args: Sequence[str]) -> int:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # read when MLflow is imported
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        return run(args)
+        status = run(args)
+        sys.stdout.flush()  # so that a reader who has gone is noticed here
+        return status
     except ConfigError as error:
         for problem in error.problems:
             _complain(problem)

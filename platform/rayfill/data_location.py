@@ -6,6 +6,22 @@ from rich.console import Console
 
 from rayfill import paths
 from rayfill.config import BUNDLED_DATA, RunConfig
+from rayfill_data.errors import ConfigError, DatasetError
+from rayfill_data.reader import PreparedDataset
+
+
+def check_data(config: RunConfig) -> None:
+    """Find out that a dataset is not there before anything is started.
+
+    Raises:
+        ConfigError: no finished dataset of this version where ``data.uri`` points.
+    """
+    if config.data.uri == BUNDLED_DATA:
+        return
+    try:
+        PreparedDataset.open(config.data.uri)
+    except DatasetError as error:
+        raise ConfigError([f"data.uri: {error}"]) from error
 
 
 def ensure_data(config: RunConfig, *, console: Console) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import io
 import os
+import secrets
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import tyro
 
 from rayfill import paths
-from rayfill_data.errors import RayfillError
+from rayfill_data.errors import ImageError, RayfillError
 
 if TYPE_CHECKING:
     from rayfill.inference import Inpainter
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 #: File ending -> Pillow's name of the format.
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+PictureT = TypeVar("PictureT")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +39,7 @@ class EraseArgs:
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Where the result goes: .png, .jpg or .webp (only .png keeps every known pixel exact)."""
     model: str = "rayfill@champion"
-    """NAME@ALIAS of the model registry, a bundle folder, or a baseline such as telea."""
+    """NAME@ALIAS of the model registry, a bundle (folder or URI), or a baseline such as telea."""
     expand_px: int = 0
     """Pixels by which the mask grows first."""
     feather_px: int = 0
@@ -51,8 +56,8 @@ def main(args: Sequence[str]) -> int:
     _check_output(asked.out, overwrite=asked.overwrite)
     from rayfill_data.codec import decode_mask, decode_photo
 
-    photo = decode_photo(_read(asked.photo))
-    reading = decode_mask(_read(asked.mask), size=photo.rgb.shape[:2])
+    photo = _decode(asked.photo, decode_photo)
+    reading = _decode(asked.mask, functools.partial(decode_mask, size=photo.rgb.shape[:2]))
     for note in reading.notes:
         sys.stderr.write(f"rayfill: {asked.mask}: {note}\n")
     inpainter = _load(asked.model, tracking_uri=paths.tracking_uri(asked.tracking_uri))
@@ -72,12 +77,12 @@ def _load(model: str, *, tracking_uri: str) -> Inpainter:
 
     if model in BASELINES:
         return Inpainter(BASELINES[model], name=model)
-    if Path(model).is_dir():
+    if "://" in model or Path(model).is_dir():
         return Inpainter.from_bundle(model)
     name, at, alias = model.partition("@")
     if not at:
         raise RayfillError(
-            f"--model is {model!r}: it must be NAME@ALIAS, the folder of a bundle, or one of "
+            f"--model is {model!r}: it must be NAME@ALIAS, a bundle's folder or URI, or one of "
             f"{', '.join(sorted(BASELINES))}."
         )
     from rayfill.registry import fetch_bundle, find_model
@@ -87,17 +92,22 @@ def _load(model: str, *, tracking_uri: str) -> Inpainter:
     return Inpainter.from_bundle(fetch_bundle(found, tracking_uri=tracking_uri, cache_dir=cache))
 
 
-def _read(path: Path) -> bytes:
+def _decode(path: Path, decode: Callable[[bytes], PictureT]) -> PictureT:
+    """Return what ``decode`` makes of a file; every refusal names the file."""
     try:
-        return path.read_bytes()
+        return decode(path.read_bytes())
     except OSError as error:
         raise RayfillError(f"{path} cannot be read: {error.strerror}. Name a file.") from error
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}", code=error.code) from error
 
 
 def _check_output(out: Path, *, overwrite: bool) -> None:
     """Find out that the result cannot be written before the work is done."""
     if out.suffix.lower() not in _FORMATS:
         raise RayfillError(f"--out is {out}: its ending must be one of {', '.join(_FORMATS)}.")
+    if out.is_dir():
+        raise RayfillError(f"{out} is a folder; name a file.")
     if out.exists() and not overwrite:
         raise RayfillError(f"{out} exists; name another file or add --overwrite.")
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
@@ -106,22 +116,32 @@ def _check_output(out: Path, *, overwrite: bool) -> None:
 
 def _write(out: Path, rgb: UInt8Array, *, photo: Photo) -> None:
     """Write the result beside its place and move it there, so that no half file is left."""
+    encoded = _encode(out, rgb, photo=photo)
+    temporary = out.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        temporary.write_bytes(encoded)
+        temporary.replace(out)
+    except OSError as error:
+        raise RayfillError(
+            f"{out} could not be written ({len(encoded):,} bytes): {error.strerror}. Free space "
+            "there or name another file; what was there before is unchanged."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _encode(out: Path, rgb: UInt8Array, *, photo: Photo) -> bytes:
     from PIL import Image
 
     kind = _FORMATS[out.suffix.lower()]
     quality = {} if kind == "PNG" else {"quality": 95}
-    with tempfile.NamedTemporaryFile(dir=out.parent, suffix=out.suffix, delete=False) as stream:
-        temporary = Path(stream.name)
-        try:
-            Image.fromarray(rgb).save(stream, kind, icc_profile=photo.icc_profile, **quality)
-        except OSError as error:
-            temporary.unlink()
-            raise RayfillError(f"{out} could not be written: {error.strerror}.") from error
-    temporary.chmod(0o666 & ~_umask())
-    temporary.replace(out)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    stream = io.BytesIO()
+    try:
+        Image.fromarray(rgb).save(stream, kind, icc_profile=photo.icc_profile, **quality)
+    except (OSError, ValueError) as error:
+        height, width = rgb.shape[:2]
+        raise RayfillError(
+            f"{out}: {width}x{height} pixels cannot be stored as {kind}; name a .png file."
+        ) from error
+    return stream.getvalue()

@@ -42,6 +42,7 @@ def main(args: Sequence[str]) -> int:
     spec = SOURCES[name]
     kind: Any = PrepareArgs[spec.options_type]  # type: ignore[name-defined]
     asked = tyro.cli(kind, args=rest, prog=f"rayfill prepare {name}", description=spec.summary)
+    spec.plan(asked.options, asked.seed)  # says what is wrong with the source before Ray starts
     from rayfill.cluster import ray_cluster
     from rayfill_data.pipeline import prepare
 

@@ -16,13 +16,14 @@ def main(args: Sequence[str]) -> int:
     """Run the command."""
     config = check(tyro.cli(RunConfig, args=list(args), prog="rayfill train"))
     from rayfill.cluster import check_fits, ray_cluster
-    from rayfill.data_location import ensure_data
+    from rayfill.data_location import check_data, ensure_data
     from rayfill.sweep_plan import Outcome
     from rayfill.sweep_progress import SweepProgress
     from rayfill.training.driver import make_job, resolve_paths, train_on_ray
 
     console = make_console()
     config = resolve_paths(config)
+    check_data(config)
     with ray_cluster() as capacity:
         scaling = config.scaling
         use_gpu = scaling.use_gpu if scaling.use_gpu is not None else capacity.gpus > 0
