@@ -120,7 +120,8 @@ class Tracker:
 
     def close(self, *, patience_s: float = 15.0) -> int:
         """Wait up to ``patience_s`` for the sender and return how many events are still unsent."""
-        self.flush(patience_s=patience_s)
+        # In an outage that is already known, a run that ends must not wait for another time-out.
+        self.flush(patience_s=min(patience_s, 1.0) if self._problem else patience_s)
         with self._wake:
             self._closing = True
             self._wake.notify_all()

@@ -22,6 +22,7 @@ from rayfill.training.checkpoint import Checkpoint, CheckpointStore
 from rayfill.training.feed import EpochStream, Feed
 from rayfill.training.history import write_history
 from rayfill.training.recipes import Recipe, ReconstructionRecipe, TensorBatch, Wrap
+from rayfill.training.system import system_metrics
 from rayfill_data.codec import to_uint8
 from rayfill_data.errors import RayfillError
 from rayfill_data.reader import PreparedDataset
@@ -249,7 +250,8 @@ class Training:
         if self._recorder is None:
             return
         epoch = int(entry["epoch"])
-        self._recorder.metrics({k: v for k, v in entry.items() if k != "epoch"}, step=epoch)
+        values = {name: value for name, value in entry.items() if name != "epoch"}
+        self._recorder.metrics(values | system_metrics(self._runtime.device), step=epoch)
         if with_pictures and self._pictures is not None:
             prediction = self._recipe.predict(self._pictures.image, self._pictures.hole_mask)
             sheets = picture_rows(self._pictures, prediction)
