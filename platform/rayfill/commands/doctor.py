@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
+from rich.markup import escape
 from rich.table import Table
 
 from rayfill import paths
 from rayfill.console import make_console
 from rayfill.provenance import version_of
-from rayfill.registry import DEFAULT_MODEL_NAME
+from rayfill.registry import DEFAULT_MODEL_NAME, NoSuchModelError, find_model
 from rayfill_data.errors import RayfillError
 
 _LIBRARIES = (
@@ -25,6 +26,8 @@ _LIBRARIES = (
     "pillow", "pyarrow", "scikit-image", "pycocotools",
 )  # fmt: skip
 _FREE_GIB = 5
+#: A longer message of a library fills the table with what nobody reads.
+_MESSAGE_CHARS = 200
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,7 @@ def main(args: Sequence[str]) -> int:
     styles = {"ok": "green", "optional": "yellow", "broken": "red"}
     for finding in findings:
         state = f"[{styles[finding.state]}]{finding.state}[/]"
-        table.add_row(finding.what, state, finding.found, finding.advice)
+        table.add_row(finding.what, state, escape(finding.found), escape(finding.advice))
     make_console().print(table)
     return int(any(finding.state == "broken" for finding in findings))
 
@@ -99,7 +102,7 @@ def _home() -> Finding:
     home = paths.home()
     existing = next(folder for folder in (home, *home.parents) if folder.exists())
     free = shutil.disk_usage(existing).free / 2**30
-    writable = os.access(existing, os.W_OK)
+    writable = existing.is_dir() and os.access(existing, os.W_OK)
     return Finding(
         what="home folder",
         state="ok" if writable and free > _FREE_GIB else "broken",
@@ -136,7 +139,7 @@ def _guard(what: str, look: Callable[[], Finding], advice: str) -> Finding:
     try:
         return look()
     except Exception as error:  # noqa: BLE001  (whatever is wrong is the finding)
-        message = f"{type(error).__name__}: {error}".splitlines()[0]
+        message = f"{type(error).__name__}: {error}".splitlines()[0][:_MESSAGE_CHARS]
         return Finding(what=what, state="broken", found=message, advice=advice)
 
 
@@ -146,7 +149,9 @@ def _ray() -> Finding:
     from rayfill.cluster import ray_cluster
 
     with ray_cluster() as capacity:
-        answer = ray.get(ray.remote(num_cpus=0.1)(os.getpid).remote(), timeout=60)
+        # A lambda: Ray takes no builtin, such as os.getpid itself.
+        task = ray.remote(num_cpus=0.1)(lambda: os.getpid())
+        answer = ray.get(task.remote(), timeout=60)
         where = os.environ.get("RAY_ADDRESS", "a local cluster")
         found = f"{where} ran a task (process {answer}): {capacity.cpus:g} CPUs, "
         found += f"{capacity.gpus:g} GPUs"
@@ -176,16 +181,15 @@ def _mlflow(tracking_uri: str) -> Finding:
 
 
 def _champion(tracking_uri: str) -> Finding:
-    from rayfill.registry import find_model
-
-    file = Path(tracking_uri.removeprefix("sqlite:///"))
     try:
-        if tracking_uri.startswith("sqlite:///") and not file.exists():
-            raise RayfillError("nothing was trained yet")
         model = find_model(DEFAULT_MODEL_NAME, tracking_uri=tracking_uri)
-    except RayfillError as error:
+    except NoSuchModelError:
         return Finding(
-            what="champion", state="optional", found=str(error), advice="Run `make sweep`."
+            what="champion", state="optional", found="none registered", advice="Run `make sweep`."
+        )
+    except RayfillError:
+        return Finding(
+            what="champion", state="optional", found="unknown", advice="Repair MLflow first."
         )
     scores = ", ".join(f"{name} {value:.3f}" for name, value in model.scores.items())
     return Finding(what="champion", state="ok", found=f"version {model.version}: {scores}")

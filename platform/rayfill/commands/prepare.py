@@ -9,7 +9,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from rayfill_data.contract import Manifest
+from rayfill_data.contract import SPLITS, Manifest
 from rayfill_data.errors import ConfigError, unknown_name
 from rayfill_data.sources import SOURCES
 
@@ -56,8 +56,8 @@ def main(args: Sequence[str]) -> int:
 
 def _describe(manifest: Manifest, *, out: str) -> str:
     counts = ", ".join(
-        f"{split} {count} samples of {manifest.photo_counts[split]} photos"
-        for split, count in manifest.counts.items()
+        f"{split} {manifest.counts[split]} samples of {manifest.photo_counts[split]} photos"
+        for split in SPLITS
     )
     rejected = f"; {manifest.rejected} files rejected, see rejected.jsonl" * bool(manifest.rejected)
     size = f"{manifest.height}x{manifest.width}"
