@@ -134,7 +134,7 @@ def test_psnr_equals_skimage():
         expected = peak_signal_noise_ratio(
             b.astype(np.float64), a.astype(np.float64), data_range=1.0
         )
-        assert ours.item() == pytest.approx(expected, abs=1e-9)
+        assert ours.item() == pytest.approx(expected, abs=1e-6)
     assert got[-1] == float("inf")
 
 
@@ -147,7 +147,7 @@ def test_hole_metrics_are_those_of_the_hole_alone():
     got_ssim = hole_ssim(a, b, mask, data_range=1.0)
     for i in range(len(others) - 1):
         error = (others[i][hole[i]].astype(float) - targets[i][hole[i]].astype(float)) ** 2
-        assert got_psnr[i].item() == pytest.approx(-10 * np.log10(error.mean()), abs=1e-9)
+        assert got_psnr[i].item() == pytest.approx(-10 * np.log10(error.mean()), abs=1e-6)
         expected = reference(others[i], targets[i], full=True)[1][hole[i]].mean()
         assert got_ssim[i].item() == pytest.approx(expected, abs=1e-6)
     assert got_psnr[-1] == float("inf")
@@ -163,7 +163,7 @@ def test_hole_metrics_without_a_hole_are_nan():
 def test_l1_equals_numpy():
     others, targets = pairs(16, 20)
     expected = abs(others.astype(float) - targets).mean(axis=(1, 2, 3))
-    np.testing.assert_allclose(l1(*tensors(others, targets)).numpy(), expected, atol=1e-12)
+    np.testing.assert_allclose(l1(*tensors(others, targets)).numpy(), expected, atol=1e-8)
 
 
 @pytest.mark.gpu

@@ -1,7 +1,8 @@
 """Image metrics per sample, each (B, 3, H, W) x (B, 3, H, W) -> (B,), in float64.
 
-No gradient flows through them. Everything is computed in float64 but SSIM on a CPU, which is
-float32, ten times as fast as scikit-image, and within 1e-6 of it.
+Differences are taken in the pictures' own float32, where they lose nothing that matters, and summed
+in float64. SSIM is float64 on a GPU; on a CPU it is float32, which is seven times as fast as
+scikit-image and within 1e-6 of it. No gradient flows through SSIM.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def psnr(prediction: Tensor, target: Tensor, *, data_range: float) -> Tensor:
         target: (B, 3, H, W).
         data_range: largest minus smallest possible value.
     """
-    error = (prediction.double() - target.double()).square().mean(dim=(1, 2, 3))
+    error = (prediction - target).square().mean(dim=(1, 2, 3), dtype=torch.float64)
     return 10 * torch.log10(data_range**2 / error)
 
 
@@ -46,13 +47,13 @@ def hole_psnr(
         hole_mask: (B, 1, H, W), exactly 0 or 1, 1 = hole.
         data_range: largest minus smallest possible value.
     """
-    squared = (prediction.double() - target.double()).square()
+    squared = (prediction - target).square()
     return 10 * torch.log10(data_range**2 / hole_mean(squared, hole_mask))
 
 
 def l1(prediction: Tensor, target: Tensor) -> Tensor:
     """Return ``mean(|prediction - target|)`` per sample, over all pixels and channels."""
-    return (prediction.double() - target.double()).abs().mean(dim=(1, 2, 3))
+    return (prediction - target).abs().mean(dim=(1, 2, 3), dtype=torch.float64)
 
 
 def ssim(prediction: Tensor, target: Tensor, *, data_range: float) -> Tensor:
@@ -121,7 +122,7 @@ def inner_mean(values: Tensor) -> Tensor:
 def hole_mean(values: Tensor, hole_mask: Tensor) -> Tensor:
     """Return the mean per sample of (B, C, H, W) over the hole; NaN where there is none."""
     hole = hole_mask > 0.5
-    total = torch.where(hole, values, 0.0).sum(dim=(1, 2, 3))
+    total = torch.where(hole, values, 0.0).sum(dim=(1, 2, 3), dtype=torch.float64)
     return total / (values.shape[1] * hole.sum(dim=(1, 2, 3)))
 
 
