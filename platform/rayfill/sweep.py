@@ -20,7 +20,7 @@ from rayfill.data_location import check_data, ensure_data
 from rayfill.evaluation import protocol
 from rayfill.folders import write_file
 from rayfill.leaderboard import Entry, Leaderboard
-from rayfill.sweep_plan import Outcome, open_plan, plan_trials
+from rayfill.sweep_plan import Outcome, leave_out_untrainable, open_plan, plan_trials
 from rayfill.sweep_progress import SweepProgress
 from rayfill.training.driver import (
     TrainingJob,
@@ -32,7 +32,7 @@ from rayfill.training.driver import (
 from rayfill.training.history import read_history
 from rayfill.training.loop import best_bundle
 from rayfill.tuning import SweepOptions, concurrent_trials, run_trials
-from rayfill_data.errors import RayfillError
+from rayfill_data.errors import ConfigError, RayfillError
 from rayfill_data.reader import PreparedDataset
 
 if TYPE_CHECKING:
@@ -50,6 +50,15 @@ class WinnerOptions:
     """Data-parallel workers; None is one per GPU, or per core without GPUs."""
     learning_rate: float = 2e-3
     """Peak learning rate of the further training."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for every value that cannot be used."""
+        if self.epochs < 0:
+            yield f"winner.epochs is {self.epochs}: it must be 0 or more."
+        if self.num_workers is not None and self.num_workers < 1:
+            yield f"winner.num_workers is {self.num_workers}: it must be at least 1."
+        if not self.learning_rate > 0:
+            yield f"winner.learning_rate is {self.learning_rate}: it must be above 0."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,9 +92,8 @@ def run_sweep(sweep: Sweep, *, console: Console) -> SweepResult:
     """
     began = time.monotonic()
     base = resolve_paths(sweep.base)
+    planned, notes = leave_out_untrainable(_plan(sweep, base))
     check_data(base)
-    planned = plan_trials(base, sweep.space)
-    planned, notes = _leave_out_untrainable(planned)
     for note in notes:
         console.print(f"Note: {note}", highlight=False, markup=False, soft_wrap=True)
     nested = base.scaling.num_workers > 1
@@ -109,9 +117,9 @@ def run_sweep(sweep: Sweep, *, console: Console) -> SweepResult:
             outcomes = run.trials_side_by_side()
             winner = run.train_winner(run.best_trial(outcomes))
             board = run.leaderboard(outcomes, winner=winner, notes=notes)
+            board.show(console)
             model = run.publish(board, winner=winner)
     seconds = time.monotonic() - began
-    board.show(console)
     _say_where(base, name=name, model=model, seconds=seconds, console=console)
     return SweepResult(
         name=name, leaderboard=board, outcomes=outcomes, model=model, seconds=seconds
@@ -275,28 +283,17 @@ class _Run:
         return f"{len(read_history(self._job(config).run_dir))}/{config.train.epochs}"
 
 
-def _leave_out_untrainable(trials: Sequence[RunConfig]) -> tuple[list[RunConfig], list[str]]:
-    """Drop the trials whose loss needs weights that cannot be had, before anything starts."""
-    from rayfill.losses import LOSSES, feature_weights_available, parse_loss
-
-    kept: list[RunConfig] = []
-    left_out: dict[str, list[str]] = {}
-    for trial in trials:
-        loss = trial.loss
-        if any(LOSSES[term].needs_features for term in parse_loss(loss.terms)):
-            found = feature_weights_available(loss.features, weights_path=loss.weights_path)
-            if not found.ok:
-                why = f"{found.reason}. {found.how_to_get}"
-                left_out.setdefault(why, []).append(trial.name)
-                continue
-        kept.append(trial)
-    notes = [
-        f"{len(names)} of {len(trials)} trials left out ({', '.join(names)}): {why}"
-        for why, names in left_out.items()
-    ]
-    if not kept:
-        raise RayfillError(" ".join(notes))
-    return kept, notes
+def _plan(sweep: Sweep, base: RunConfig) -> list[RunConfig]:
+    """Return the planned trials, or raise every problem of every part at once."""
+    problems = [*sweep.options.problems(), *sweep.winner.problems(), *base.problems()]
+    planned: list[RunConfig] = []
+    try:
+        planned = plan_trials(base, sweep.space)
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(dict.fromkeys(problems))
+    return planned
 
 
 def _place(config: RunConfig, *, use_gpu: bool, data_uri: str) -> RunConfig:

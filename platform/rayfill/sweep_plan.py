@@ -56,6 +56,30 @@ def plan_trials(base: RunConfig, space: Mapping[str, Sequence[Any]]) -> list[Run
     return [check(trial) for trial in trials]
 
 
+def leave_out_untrainable(trials: Sequence[RunConfig]) -> tuple[list[RunConfig], list[str]]:
+    """Drop the trials whose loss needs weights that cannot be had, before anything starts."""
+    from rayfill.losses import LOSSES, feature_weights_available, parse_loss
+
+    kept: list[RunConfig] = []
+    left_out: dict[str, list[str]] = {}
+    for trial in trials:
+        loss = trial.loss
+        if any(LOSSES[term].needs_features for term in parse_loss(loss.terms)):
+            found = feature_weights_available(loss.features, weights_path=loss.weights_path)
+            if not found.ok:
+                why = f"{found.reason}. {found.how_to_get}"
+                left_out.setdefault(why, []).append(trial.name)
+                continue
+        kept.append(trial)
+    notes = [
+        f"{len(names)} of {len(trials)} trials left out ({', '.join(names)}): {why}"
+        for why, names in left_out.items()
+    ]
+    if not kept:
+        raise RayfillError(" ".join(notes))
+    return kept, notes
+
+
 def open_plan(
     name: str, trials: Sequence[RunConfig], *, storage: str, resume: bool
 ) -> tuple[str, list[RunConfig]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from rayfill.config import RunConfig
@@ -34,6 +34,13 @@ class SweepOptions:
     max_concurrent: int | None = None
     """Trials at a time; None is as many as the cluster holds."""
 
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for every value that cannot be used."""
+        if self.grace_epochs < 1:
+            yield f"sweep.grace_epochs is {self.grace_epochs}: it must be at least 1."
+        if self.max_concurrent is not None and self.max_concurrent < 1:
+            yield f"sweep.max_concurrent is {self.max_concurrent}: it must be at least 1."
+
 
 def run_trials(
     trials: Sequence[RunConfig],
@@ -61,6 +68,8 @@ def run_trials(
 
     # Tune's own handler would end the trials and return as if they had all been run.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    # Epochs without a validation have no score, which is no error.
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     jobs = {trial.name: make_job(trial, group=group, parent=parent) for trial in trials}
     first = trials[0]
     metric = f"val/{first.eval.select_metric}"

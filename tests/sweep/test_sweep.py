@@ -41,13 +41,13 @@ def start(home: Path, dataset: Path, *flags: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_epochs(home: Path, count: int) -> list[psutil.Process]:
-    """Wait until trials have done ``count`` epochs in all; return the processes by then."""
+def wait_for_epochs(home: Path, count: int, process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Wait until trials have done ``count`` epochs in all; return what the sweep has started."""
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         done = sum(len(json.loads(f.read_text())) for f in home.glob("runs/*/*/history.json"))
         if done >= count:
-            return psutil.Process().children(recursive=True)
+            return psutil.Process(process.pid).children(recursive=True)
         time.sleep(0.02)
     raise TimeoutError(f"no {count} epochs within 240 s")
 
@@ -80,12 +80,13 @@ def test_a_sweep_stopped_half_way_goes_on(
 ) -> None:
     home, dataset = tmp_path / "home", make_dataset(train=64)
     process = start(home, dataset)
-    others = wait_for_epochs(home, EPOCHS + 2)
+    started = wait_for_epochs(home, EPOCHS + 2, process)
     process.send_signal(kill)
     process.communicate(timeout=120)
     assert process.returncode == status
-    gone, left = psutil.wait_procs([p for p in others if p.pid != process.pid], timeout=60)
-    assert not left, left
+    assert started
+    _, left = psutil.wait_procs(started, timeout=60)
+    assert not left
     before = histories(home)
     assert 1 <= len(before) < 4 or min(map(len, before.values())) < EPOCHS
 

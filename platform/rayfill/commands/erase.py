@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from rayfill.inference import Inpainter
     from rayfill_data.codec import Photo, UInt8Array
 
+#: One's own photos may be larger than what a server takes from strangers.
+_MAX_PIXELS = 80 * 10**6
+
 #: File ending -> Pillow's name of the format.
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
@@ -56,8 +59,9 @@ def main(args: Sequence[str]) -> int:
     _check_output(asked.out, overwrite=asked.overwrite)
     from rayfill_data.codec import decode_mask, decode_photo
 
-    photo = _decode(asked.photo, decode_photo)
-    reading = _decode(asked.mask, functools.partial(decode_mask, size=photo.rgb.shape[:2]))
+    photo = _decode(asked.photo, functools.partial(decode_photo, max_pixels=_MAX_PIXELS))
+    read_mask = functools.partial(decode_mask, size=photo.rgb.shape[:2], max_pixels=_MAX_PIXELS)
+    reading = _decode(asked.mask, read_mask)
     for note in reading.notes:
         sys.stderr.write(f"rayfill: {asked.mask}: {note}\n")
     inpainter = _load(asked.model, tracking_uri=paths.tracking_uri(asked.tracking_uri))

@@ -30,7 +30,7 @@ def main(args: Sequence[str]) -> int:
     for name, spec in MODELS.items():
         model = build_model(name, width=asked.width)
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        stride = spec.stride(model_config(name, width=asked.width))
+        stride = model_config(name, width=asked.width).stride
         table.add_row(name, f"{parameters:,}", str(stride), spec.paper, spec.summary)
     make_console().print(table)
     return 0

@@ -128,7 +128,7 @@ def train_on_ray(
         callbacks: Ray Train callbacks, such as the one that reports to Tune.
         on_epoch: Called in this process with every epoch's metrics.
     """
-    from ray.train import FailureConfig
+    from ray.train import FailureConfig, WorkerGroupError
     from ray.train import RunConfig as RayRunConfig
     from ray.train import ScalingConfig as RayScalingConfig
     from ray.train.torch import TorchTrainer
@@ -156,8 +156,11 @@ def train_on_ray(
         ),
         datasets=_datasets(job.config),
     )
-    with _watch_history(job, on_epoch=on_epoch):
-        result = trainer.fit()
+    try:
+        with _watch_history(job, on_epoch=on_epoch):
+            result = trainer.fit()
+    except WorkerGroupError as error:
+        raise _own_error(error) from error
     return _summary(result.return_value)
 
 
@@ -287,6 +290,17 @@ def _watch_history(
     finally:
         stop.set()
         thread.join()
+
+
+def _own_error(error: Any) -> Exception:
+    """Return the error of ours that a worker raised, else Ray's: a user needs the sentence."""
+    for failure in error.worker_failures.values():
+        cause: BaseException | None = failure
+        while cause is not None:
+            if isinstance(cause, RayfillError):
+                return cause
+            cause = getattr(cause, "cause", None) or cause.__cause__
+    return error  # type: ignore[no-any-return]
 
 
 def _summary(values: Any) -> TrainingSummary:
