@@ -74,20 +74,39 @@ class ModelConfig:
 
     def problems(self) -> Iterator[str]:
         """Yield one sentence for every value that cannot be used."""
-        from rayfill.models import MODELS
+        from rayfill.models import MODELS, option_names
 
         if self.name not in MODELS:
             yield "model.name: " + unknown_name("model", self.name, MODELS)
+        else:
+            known = {"name", *option_names(self.name)}
+            for name in self._changed():
+                if name not in known:
+                    yield (
+                        f"model.{name} is {getattr(self, name)!r}, but {self.name} has no such "
+                        "option: leave it out."
+                    )
         if self.width < 1:
             yield f"model.width is {self.width}: it must be at least 1 channel."
         if not 1 <= self.depth <= 7:
             yield f"model.depth is {self.depth}: it must lie in 1..7."
 
     def options(self) -> dict[str, Any]:
-        """Return the keyword arguments for :func:`rayfill.models.build_model`."""
-        options = dataclasses.asdict(self)
-        del options["name"]
-        return options
+        """Return the keyword arguments for :func:`rayfill.models.build_model`.
+
+        Only those that the network knows: not every network has a depth.
+        """
+        from rayfill.models import option_names
+
+        known = option_names(self.name)
+        return {key: value for key, value in dataclasses.asdict(self).items() if key in known}
+
+    def _changed(self) -> list[str]:
+        return [
+            field.name
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default
+        ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

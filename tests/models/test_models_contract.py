@@ -8,7 +8,7 @@ import itertools
 import pytest
 import torch
 
-from rayfill.models import MODELS, build_model, composite, model_config
+from rayfill.models import MODELS, build_model, composite, model_config, option_names
 from rayfill_data.errors import ConfigError, RayfillError
 
 SIZES = [(17, 31), (64, 64), (178, 178)]
@@ -20,10 +20,15 @@ every_model = pytest.mark.parametrize("name", sorted(MODELS))
 every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(v.values()))
 
 
+def known(name, **options):
+    """Those of the options that the model has: not every network has a depth."""
+    return {key: value for key, value in options.items() if key in option_names(name)}
+
+
 def small(name, **config):
     """A model small enough to test, with weights that make no output trivially constant."""
     torch.manual_seed(0)
-    model = build_model(name, width=4, depth=4, **config)
+    model = build_model(name, width=4, **known(name, depth=4), **config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -116,8 +121,10 @@ def test_channels_last_gives_the_same_prediction(name):
 
 @every_model
 def test_stride_is_a_fact_of_the_configuration(name):
-    config = model_config(name, depth=3)
-    assert MODELS[name].stride(config) == 8 == build_model(name, width=2, depth=3).stride
+    options = known(name, depth=3)
+    stride = build_model(name, width=2, **options).stride
+    assert model_config(name, **options).stride == stride
+    assert stride == (8 if options else 4)
 
 
 @every_model
@@ -136,14 +143,16 @@ def test_untrained_residual_model_answers_with_its_fill(name, fill):
     from rayfill.models import FILLS
 
     image, hole_mask = sample(32, 32)
-    model = build_model(name, width=2, depth=2, hole_fill=fill, output="residual").eval()
+    model = build_model(
+        name, width=2, **known(name, depth=2), hole_fill=fill, output="residual"
+    ).eval()
     assert torch.equal(model(image, hole_mask), FILLS[fill](image, hole_mask))
 
 
 @every_model
 def test_one_model_learns_a_constant(name):
     torch.manual_seed(0)
-    model = build_model(name, width=4, depth=2)
+    model = build_model(name, width=4, **known(name, depth=2))
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
     image, hole_mask = sample(16, 16, batch=4)
     target = torch.full_like(image, 0.25)

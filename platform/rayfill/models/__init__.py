@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any, Generic, TypeVar
 
 from rayfill.models.attention_unet import AttentionUNet
 from rayfill.models.base import InpaintingModel, check_inputs, composite
 from rayfill.models.fill import FILLS, harmonic_fill, mean_fill, push_pull_fill, zero_fill
+from rayfill.models.options import ModelOptions
 from rayfill.models.unet import UNet, UNetConfig
 from rayfill_data.errors import ConfigError, unknown_name
 
@@ -16,6 +18,7 @@ __all__ = [
     "MODELS",
     "AttentionUNet",
     "InpaintingModel",
+    "ModelOptions",
     "ModelSpec",
     "UNet",
     "UNetConfig",
@@ -24,24 +27,25 @@ __all__ = [
     "composite",
     "mean_fill",
     "model_config",
+    "option_names",
     "harmonic_fill",
     "push_pull_fill",
     "zero_fill",
 ]
 
 
+OptionsT = TypeVar("OptionsT", bound=ModelOptions)
+
+
 @dataclass(frozen=True, kw_only=True)
-class ModelSpec:
+class ModelSpec(Generic[OptionsT]):
     """Facts about a model that are known before it is built."""
 
-    build: Callable[[UNetConfig], InpaintingModel]
+    build: Callable[[OptionsT], InpaintingModel]
     """Makes the network, with fresh weights, from its typed configuration."""
 
-    config_type: type[UNetConfig]
-    """The frozen dataclass of its options."""
-
-    stride: Callable[[UNetConfig], int]
-    """Multiple that both sides of an image are padded to, in pixels."""
+    config_type: type[OptionsT]
+    """The frozen dataclass of its options; what images are padded to is its ``stride``."""
 
     paper: str
     """Where the architecture comes from."""
@@ -53,40 +57,47 @@ class ModelSpec:
     """One line for a list of models."""
 
 
-MODELS: dict[str, ModelSpec] = {
+MODELS: dict[str, ModelSpec[Any]] = {
     "unet": ModelSpec(
         build=UNet,
         config_type=UNetConfig,
-        stride=lambda config: config.stride,
         paper="Ronneberger et al. 2015, arXiv:1505.04597",
         summary="U-Net with BatchNorm",
     ),
     "attention_unet": ModelSpec(
         build=AttentionUNet,
         config_type=UNetConfig,
-        stride=lambda config: config.stride,
         paper="Oktay et al. 2018, arXiv:1804.03999",
         summary="U-Net with additive attention gates on its skips",
     ),
 }
 
 
-def model_config(name: str, /, **options: object) -> UNetConfig:
+def option_names(name: str, /) -> tuple[str, ...]:
+    """Return the names of the options that the model called ``name`` knows.
+
+    Raises:
+        ConfigError: unknown model.
+    """
+    if name not in MODELS:
+        raise ConfigError([unknown_name("model", name, MODELS)])
+    return tuple(field.name for field in fields(MODELS[name].config_type))
+
+
+def model_config(name: str, /, **options: object) -> ModelOptions:
     """Return the checked configuration of the model called ``name``, defaults filled in.
 
     Raises:
         ConfigError: unknown model, unknown options (all of them named), or values not allowed.
     """
-    if name not in MODELS:
-        raise ConfigError([unknown_name("model", name, MODELS)])
-    config_type = MODELS[name].config_type
-    allowed = [field.name for field in fields(config_type)]
+    allowed = option_names(name)
     problems = [
         unknown_name(f"option of {name}", key, allowed) for key in options if key not in allowed
     ]
     if problems:
         raise ConfigError(problems)
-    return config_type(**options)  # type: ignore[arg-type]
+    config: ModelOptions = MODELS[name].config_type(**options)
+    return config
 
 
 def build_model(name: str, /, **config: object) -> InpaintingModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,137 +10,124 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rayfill.models.base import InpaintingModel, check_inputs
-from rayfill.models.fill import FILLS
-from rayfill.models.local_scale import local_scale
-from rayfill_data.errors import ConfigError, unknown_name
+from rayfill.models.filled import FilledNetwork, initialise_convolutions
+from rayfill.models.options import (
+    ModelOptions,
+    choice_problems,
+    integer_problems,
+    switch_problems,
+)
 
-OUTPUTS = ("direct", "residual")
+ODD_SIZES = ("pad_input", "pad_inside")
 
 
 @dataclass(frozen=True, kw_only=True)
-class UNetConfig:
+class UNetConfig(ModelOptions):
     """Options of the U-Net, with and without attention gates."""
-
-    width: int = 64
-    """Channels of the first level; each level below has twice as many. 1 to 1024."""
 
     depth: int = 4
     """Number of 2x2 poolings, 1 to 7; sizes are padded to a multiple of 2**depth."""
 
-    hole_fill: Literal["zero", "mean", "push_pull", "harmonic"] = "zero"
-    """What the network sees under the hole: 0, the mean known colour, or a smooth pyramid fill."""
-
-    output: Literal["direct", "residual"] = "direct"
-    """direct: the network makes the colours; residual: it corrects the filled input, from 0 on."""
-
     mask_channel: bool = True
     """Whether the hole mask is a fourth input channel."""
 
-    def __post_init__(self) -> None:
-        problems = [
-            *_integer_problems("width", self.width, low=1, high=1024),
-            *_integer_problems("depth", self.depth, low=1, high=7),
-        ]
-        if self.hole_fill not in FILLS:
-            problems.append(unknown_name("hole_fill", str(self.hole_fill), FILLS))
-        if self.output not in OUTPUTS:
-            problems.append(unknown_name("output", str(self.output), OUTPUTS))
-        if not isinstance(self.mask_channel, bool):
-            problems.append(f"mask_channel is {self.mask_channel!r}; allowed: true or false.")
-        if problems:
-            raise ConfigError(problems)
+    odd_sizes: Literal["pad_input", "pad_inside"] = "pad_input"
+    """Where sizes that 2**depth does not divide are padded: at the input, or inside the decoder."""
 
     @property
     def stride(self) -> int:
         """Multiple that both sides of an image are padded to, in pixels."""
         return 1 << self.depth
 
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for every value that cannot be used."""
+        yield from super().problems()
+        yield from integer_problems("depth", self.depth, low=1, high=7)
+        yield from switch_problems("mask_channel", self.mask_channel)
+        yield from choice_problems("odd_sizes", self.odd_sizes, ODD_SIZES)
 
-def _integer_problems(name: str, value: int, *, low: int, high: int) -> list[str]:
-    """Return the one-line problem of an integer option, or nothing."""
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    if is_integer and low <= value <= high:
-        return []
-    return [f"{name} is {value!r}; allowed: an integer from {low} to {high}."]
 
-
-class UNet(InpaintingModel):
+class UNet(FilledNetwork):
     """U-Net: double 3x3 convolutions, max-pooling down, transposed convolutions up, skips.
 
     Convolutions carry no bias (a BatchNorm follows each) except the transposed ones and the 1x1
-    head. Width 64, depth 4, no mask channel: 31,037,763 parameters. Sizes are padded once, at the
-    input, by repeating the edge; the original pads inside the decoder, which is slower.
+    head. Width 64, depth 4, no mask channel: 31,037,763 parameters. By default, sizes are padded
+    once, at the input, by repeating the edge; padding with zeros inside the decoder, at every level
+    that was odd on the way down, needs up to 15 % fewer operations and hardly less time.
 
     Source: Ronneberger et al. 2015 (arXiv:1505.04597), with BatchNorm and 'same' padding.
     """
 
+    config: UNetConfig
+
     def __init__(
-        self, config: UNetConfig, *, make_gate: Callable[[int], nn.Module] | None = None
+        self,
+        config: UNetConfig,
+        *,
+        make_block: Callable[[int, int], nn.Module] | None = None,
+        make_gate: Callable[[int], nn.Module] | None = None,
+        extra_latent: int = 0,
     ) -> None:
         """Build the network.
 
         Args:
             config: the options.
+            make_block: builds, for so many channels in and out, what runs at every level; None is
+                the double convolution.
             make_gate: builds, for a skip of so many channels, the module ``gate(skip, decoder)``
                 that the skip passes through; None leaves skips as they are.
+            extra_latent: channels that :meth:`_latent` adds to the coarsest level.
         """
-        super().__init__()
-        self.config = config
-        self.stride = config.stride
+        super().__init__(config)
+        make_block = make_block or _double_conv
         widths = [config.width * 2**level for level in range(config.depth + 1)]
-        self.stem = _double_conv(3 + int(config.mask_channel), widths[0])
-        self.down = nn.ModuleList(_double_conv(width, 2 * width) for width in widths[:-1])
+        self.stem = make_block(3 + int(config.mask_channel), widths[0])
+        self.down = nn.ModuleList(make_block(width, 2 * width) for width in widths[:-1])
+        below = [*widths[1:-1], widths[-1] + extra_latent]
         self.up = nn.ModuleList(
-            nn.ConvTranspose2d(2 * width, width, kernel_size=2, stride=2)
-            for width in reversed(widths[:-1])
+            nn.ConvTranspose2d(wide, width, kernel_size=2, stride=2)
+            for width, wide in reversed(list(zip(widths[:-1], below, strict=True)))
         )
         self.gates = nn.ModuleList(
             make_gate(width) if make_gate else _PlainSkip() for width in reversed(widths[:-1])
         )
-        self.fuse = nn.ModuleList(_double_conv(2 * width, width) for width in reversed(widths[:-1]))
+        self.fuse = nn.ModuleList(make_block(2 * width, width) for width in reversed(widths[:-1]))
         self.head = nn.Conv2d(widths[0], 3, kernel_size=1)
-        self._initialise()
+        initialise_convolutions(self)
+        self._initialise_head(self.head)
 
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        if self.config.output == "residual":
-            # An untrained residual network then answers with the fill itself.
-            nn.init.zeros_(self.head.weight)
-        else:
-            nn.init.xavier_normal_(self.head.weight)
-
-    def forward(self, image: Tensor, hole_mask: Tensor) -> Tensor:
-        """Return the prediction (B, 3, H, W); shapes and ranges as in :class:`InpaintingModel`."""
-        check_inputs(image, hole_mask)
-        filled = FILLS[self.config.hole_fill](image, hole_mask)
-        if self.config.output == "residual":
-            mean, contrast = local_scale(image, hole_mask)
-            out = filled + contrast * self._run((filled - mean) / contrast, hole_mask)
-        else:
-            out = self._run(filled, hole_mask)
-        return out if self.training else out.clamp(0.0, 1.0)
-
-    def _run(self, x: Tensor, hole_mask: Tensor) -> Tensor:
-        """Run the network on (B, 3, H, W) of any size."""
+    def _pad(self, x: Tensor, hole_mask: Tensor) -> tuple[Tensor, Tensor]:
+        if self.config.odd_sizes == "pad_input":
+            return super()._pad(x, hole_mask)
+        # Only as far as every pooling needs at least 2x2 pixels.
         height, width = x.shape[-2:]
-        given = torch.cat([x, hole_mask], dim=1) if self.config.mask_channel else x
-        return self._network(_pad(given, self.stride))[..., :height, :width].to(x.dtype)
+        padding = (0, max(0, self.stride - width), 0, max(0, self.stride - height))
+        if not any(padding):
+            return x, hole_mask
+        return F.pad(x, padding, mode="replicate"), F.pad(hole_mask, padding, mode="replicate")
 
-    def _network(self, x: Tensor) -> Tensor:
+    def _network(self, x: Tensor, hole_mask: Tensor) -> Tensor:
+        given = torch.cat([x, hole_mask], dim=1) if self.config.mask_channel else x
         skips = []
-        x = self.stem(x)  # (B, width, H, W)
+        x = self.stem(given)  # (B, width, H, W)
         for down in self.down:
             skips.append(x)
             x = down(F.max_pool2d(x, 2))  # (B, width * 2^level, H / 2^level, W / 2^level)
+        x = self._latent(x, given)
         for up, gate, fuse in zip(self.up, self.gates, self.fuse, strict=True):
-            x = up(x)
-            x = fuse(torch.cat([gate(skips.pop(), x), x], dim=1))
+            skip = skips.pop()
+            x = _pad_to(up(x), skip)
+            x = fuse(torch.cat([gate(skip, x), x], dim=1))
         return self.head(x)  # type: ignore[no-any-return]
+
+    def _latent(self, x: Tensor, given: Tensor) -> Tensor:
+        """Return what the decoder starts from.
+
+        Args:
+            x: (B, width * 2**depth, H / 2**depth, W / 2**depth), the coarsest level.
+            given: (B, 3 or 4, H, W), the network's input.
+        """
+        return x
 
 
 class _PlainSkip(nn.Module):
@@ -163,10 +150,7 @@ def _double_conv(channels_in: int, channels_out: int) -> nn.Sequential:
     )
 
 
-def _pad(x: Tensor, stride: int) -> Tensor:
-    """Repeat the right and bottom edge up to a multiple of ``stride``."""
-    height, width = x.shape[-2:]
-    pad_bottom, pad_right = -height % stride, -width % stride
-    if not (pad_bottom or pad_right):
-        return x
-    return F.pad(x, (0, pad_right, 0, pad_bottom), mode="replicate")
+def _pad_to(x: Tensor, skip: Tensor) -> Tensor:
+    """Append zeros at the right and bottom where pooling dropped an odd row or column."""
+    missing = (0, skip.shape[-1] - x.shape[-1], 0, skip.shape[-2] - x.shape[-2])
+    return F.pad(x, missing) if any(missing) else x
