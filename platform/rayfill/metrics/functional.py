@@ -32,7 +32,7 @@ def psnr(prediction: Tensor, target: Tensor, *, data_range: float) -> Tensor:
         target: (B, 3, H, W).
         data_range: largest minus smallest possible value.
     """
-    error = (prediction - target).square().mean(dim=(1, 2, 3), dtype=torch.float64)
+    error = (prediction - target).square_().mean(dim=(1, 2, 3), dtype=torch.float64)
     return 10 * torch.log10(data_range**2 / error)
 
 
@@ -47,7 +47,7 @@ def hole_psnr(
         hole_mask: (B, 1, H, W), exactly 0 or 1, 1 = hole.
         data_range: largest minus smallest possible value.
     """
-    squared = (prediction - target).square()
+    squared = (prediction - target).square_()
     return 10 * torch.log10(data_range**2 / hole_mean(squared, hole_mask))
 
 
