@@ -10,6 +10,12 @@ from rayfill.models.attention_unet import AttentionUNet
 from rayfill.models.base import InpaintingModel, check_inputs, composite
 from rayfill.models.fill import FILLS, harmonic_fill, mean_fill, push_pull_fill, zero_fill
 from rayfill.models.options import ModelOptions
+from rayfill.models.partial_conv_unet import (
+    LiuUNet,
+    LiuUNetConfig,
+    PartialConvUNet,
+    PartialConvUNetConfig,
+)
 from rayfill.models.unet import UNet, UNetConfig
 from rayfill_data.errors import ConfigError, unknown_name
 
@@ -69,6 +75,18 @@ MODELS: dict[str, ModelSpec[Any]] = {
         config_type=UNetConfig,
         paper="Oktay et al. 2018, arXiv:1804.03999",
         summary="U-Net with additive attention gates on its skips",
+    ),
+    "partial_conv_unet": ModelSpec(
+        build=PartialConvUNet,
+        config_type=PartialConvUNetConfig,
+        paper="Liu et al. 2018, arXiv:1804.07723, on the U-Net of 2015",
+        summary="U-Net whose convolutions read known pixels only",
+    ),
+    "partial_conv_liu": ModelSpec(
+        build=LiuUNet,
+        config_type=LiuUNetConfig,
+        paper="Liu et al. 2018, arXiv:1804.07723",
+        summary="strided partial convolutions down, nearest upsampling up",
     ),
 }
 
