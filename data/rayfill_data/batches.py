@@ -8,14 +8,16 @@ have seen.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from rayfill_data.codec import Float32Array, UInt8Array, to_nchw
-from rayfill_data.errors import ConfigError, DatasetError
-from rayfill_data.masks import check_ratio_range, dilate, irregular_mask, sample_rng
+from rayfill_data.errors import ConfigError, DatasetError, unknown_name
+from rayfill_data.mask_shapes import MASKS, RatioRange, draw_mask
+from rayfill_data.masks import check_ratio_range, dilate, sample_rng
 from rayfill_data.reader import SplitArrays
 
 #: BT.601 luma, what "gray" means when saturation is changed.
@@ -48,8 +50,12 @@ class AugmentOptions:
     expand_px: int = 0
     """Grow every training hole by a disc of this radius in pixels."""
 
-    ratio_range: tuple[float, float] = (0.05, 0.4)
-    """Smallest and largest share of the picture a freshly drawn hole may cover."""
+    masks: str = "irregular"
+    """The generator of freshly drawn holes, a name of MASKS."""
+
+    ratio_range: RatioRange | None = None
+    """Smallest and largest share of the picture a freshly drawn hole may cover; None: as the
+    generator likes."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -57,12 +63,26 @@ class AugmentOptions:
             problems.append(f"color_jitter is {self.color_jitter}; it must lie in [0, 1].")
         if self.expand_px < 0:
             problems.append(f"expand_px is {self.expand_px}; it must be 0 or more pixels.")
-        try:
-            check_ratio_range(self.ratio_range)
-        except ConfigError as error:
-            problems += error.problems
+        if self.masks not in MASKS:
+            problems.append(unknown_name("mask generator", self.masks, MASKS))
+        if self.ratio_range is not None:
+            try:
+                check_ratio_range(self.ratio_range)
+            except ConfigError as error:
+                problems += error.problems
         if problems:
             raise ConfigError(problems)
+
+
+def prepared_masks(options: Mapping[str, Any]) -> tuple[str, RatioRange | None]:
+    """Return the generator and ratio range that a manifest's options name.
+
+    Training then draws holes as those of validation and test were drawn. Options without a
+    generator (pasted objects, masks of a folder) leave training rows nothing to draw.
+    """
+    name, ratio = options.get("masks"), options.get("mask_ratio")
+    ratio_range = (float(ratio[0]), float(ratio[1])) if ratio else None
+    return (name if name in MASKS else "irregular"), ratio_range
 
 
 def batches_per_epoch(num_samples: int, batch_size: int, world_size: int) -> int:
@@ -174,7 +194,9 @@ def augmented_batch(
         factors[index] += augment.color_jitter * rng.uniform(-1.0, 1.0, 3).astype(np.float32)
         mask = hole_masks[index]
         if mask is None:
-            mask = irregular_mask(*image.shape[1:3], rng=rng, ratio_range=augment.ratio_range)
+            mask = draw_mask(
+                augment.masks, *image.shape[1:3], rng=rng, ratio_range=augment.ratio_range
+            )
         masks[index] = dilate(mask, radius_px=augment.expand_px)
     image = np.where(flipped[:, None, None, None], image[:, :, ::-1], image)
     target = np.where(flipped[:, None, None, None], target[:, :, ::-1], target)

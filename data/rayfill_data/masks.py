@@ -41,6 +41,12 @@ def check_ratio_range(ratio_range: tuple[float, float]) -> None:
         raise ConfigError([f"Mask ratio range {low}..{high}; it must obey 0 < low <= high < 1."])
 
 
+def area_bounds(area_px: int, ratio_range: tuple[float, float]) -> tuple[int, int]:
+    """Return the fewest and most hole pixels of a ratio range: at least one, never all of them."""
+    fewest = min(max(1, math.ceil(ratio_range[0] * area_px)), max(1, area_px - 1))
+    return fewest, max(fewest, math.floor(ratio_range[1] * area_px))
+
+
 def irregular_mask(
     height: int,
     width: int,
@@ -64,8 +70,7 @@ def irregular_mask(
     """
     check_ratio_range(ratio_range)
     area = height * width
-    fewest = min(max(1, math.ceil(ratio_range[0] * area)), max(1, area - 1))
-    most = max(fewest, math.floor(ratio_range[1] * area))
+    fewest, most = area_bounds(area, ratio_range)
     wanted = int(rng.integers(fewest, most, endpoint=True))
     mask = np.zeros((height, width), np.uint8)
     holes = 0
@@ -74,7 +79,7 @@ def irregular_mask(
             break
         _draw_stroke(mask, area_px=wanted - holes, rng=rng)
         holes = cv2.countNonZero(mask)
-    return mask if fewest <= holes <= most else _with_exact_area(mask, wanted)
+    return mask if fewest <= holes <= most else with_exact_area(mask, wanted)
 
 
 def dilate(mask: UInt8Array, *, radius_px: int) -> UInt8Array:
@@ -142,8 +147,11 @@ def _fold(points: _Floats, limits: _Floats) -> _Floats:
     return folded
 
 
-def _with_exact_area(mask: UInt8Array, area_px: int) -> UInt8Array:
-    """Grow or shrink the holes along their outline until exactly `area_px` pixels are hole."""
+def with_exact_area(mask: UInt8Array, area_px: int) -> UInt8Array:
+    """Grow or shrink the holes along their outline until exactly `area_px` pixels are hole.
+
+    A mask of nothing, or of holes only, is changed in place to give the outline a place.
+    """
     # A distance needs something to be measured from.
     if not mask.any():
         mask[mask.shape[0] // 2, mask.shape[1] // 2] = 255

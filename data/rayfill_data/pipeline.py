@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from typing import Any
 
 import pyarrow as pa
@@ -74,7 +74,7 @@ def prepare(
     }
     if not overwrite:
         found = read_manifest(out)
-        if found is not None and all(getattr(found, key) == identity[key] for key in identity):
+        if found is not None and _same(found, identity, spec):
             return found
     check_replaceable(out, overwrite=overwrite)
     with open_writer(out) as writer:
@@ -91,6 +91,19 @@ def prepare(
         _check_complete(manifest)
         writer.write_manifest(manifest)
     return manifest
+
+
+def _same(found: Manifest, identity: dict[str, Any], spec: SourceSpec) -> bool:
+    """Tell whether a dataset is the one asked for; options it does not know had their defaults."""
+    defaults = {
+        field.name: field.default
+        for field in fields(spec.options_type)
+        if field.default is not MISSING
+    }
+    options = _plain(defaults) | dict(found.options)
+    return options == identity["options"] and all(
+        getattr(found, key) == value for key, value in identity.items() if key != "options"
+    )
 
 
 def _spec_of(source_name: str, options: Any) -> SourceSpec:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
 from rayfill_data.errors import ConfigError, unknown_name
+from rayfill_data.mask_shapes import MASKS
 
 HoleFill = Literal["zero", "mean", "push_pull", "harmonic"]
 OutputKind = Literal["direct", "residual"]
@@ -36,6 +37,9 @@ class DataConfig:
     """Largest decoded training split, per worker, that auto keeps in memory."""
     expand_px: int = 0
     """Pixels by which training holes grow beyond the object (mask expansion)."""
+    masks: str | None = None
+    """Draw training holes with this generator (see docs/data.md); None: as the dataset was
+    prepared."""
     flip: bool = True
     """Mirror half of the training samples."""
     color_jitter: float = 0.1
@@ -45,6 +49,8 @@ class DataConfig:
         """Yield one sentence for every value that cannot be used."""
         if not self.uri:
             yield f"data.uri is empty: name a prepared dataset, or {BUNDLED_DATA!r}."
+        if self.masks is not None and self.masks not in MASKS:
+            yield "data.masks: " + unknown_name("mask generator", self.masks, MASKS)
         if self.expand_px < 0:
             yield f"data.expand_px is {self.expand_px}: it must be 0 or more pixels."
         if not 0 <= self.color_jitter < 1:

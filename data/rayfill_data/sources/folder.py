@@ -8,75 +8,39 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from rayfill_data.codec import FILE_FORMATS, UInt8Array, decode_photo
+from rayfill_data.codec import UInt8Array
 from rayfill_data.contract import SPLITS
-from rayfill_data.copy_paste import Cutout, paste, random_cutout, resize
+from rayfill_data.copy_paste import Cutout, paste, random_cutout
 from rayfill_data.errors import DatasetError, ImageError
-from rayfill_data.masks import irregular_mask, sample_rng
-from rayfill_data.sources.spec import (
-    HoleKind,
-    Plan,
-    Sample,
-    SourceSpec,
-    Task,
-    check_options,
-    is_object,
-)
-
-#: Files with these endings are meant as pictures: what cannot be read of them is reported, not
-#: passed over. Other files in the folder are none of our business.
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"),
-    *(".gif", ".heic", ".heif", ".avif", ".jp2"),
-)
-
-#: Photographs from disk may be larger than uploads.
-MAX_FILE_PIXELS = 80 * 10**6
+from rayfill_data.masks import sample_rng
+from rayfill_data.sources.files import SUFFIXES
+from rayfill_data.sources.holes import MaskOptions, with_mask_files
+from rayfill_data.sources.pictures import centre, decode_at_least, render_picture
+from rayfill_data.sources.spec import HoleKind, Plan, Sample, SourceSpec, Task, is_object
+from rayfill_data.sources.splits import SplitOptions, split_sources
 
 _DONORS = 2
 
+#: Values of `masks` with pasted objects, and the share of samples that have one.
+_OBJECT_SHARE = {"objects": 1.0, "both": 0.5}
+
 
 @dataclass(frozen=True, kw_only=True)
-class FolderOptions:
+class FolderOptions(MaskOptions, SplitOptions):
     """Every picture below a folder, its shorter side scaled to `size` and its centre cropped."""
 
     root: str
     """Folder with the pictures; subfolders are searched too."""
 
-    size: int = 256
-    """Side of a sample in pixels; smaller pictures are rejected, never blown up."""
-
-    masks: Literal["irregular", "objects", "both"] = "irregular"
-    """Brush strokes, objects cut out of other pictures of the same split, or half of each."""
-
-    mask_ratio: tuple[float, float] = (0.05, 0.4)
-    """Smallest and largest share of a picture that brush strokes cover."""
-
-    val_share: float = 0.1
-    """Share of the pictures for validation."""
-
-    test_share: float = 0.1
-    """Share of the pictures for testing."""
-
-    max_rejected: float = 0.01
-    """Share of the pictures that may be unusable before preparation fails."""
+    masks: str = "irregular"
+    """Holes drawn afresh in training: irregular, lines_thin, lines_thick, strokes, boxes, square,
+    lama_thin, lama_medium or lama_thick. Objects cut out of other pictures of the same split:
+    objects, or both for half of each and irregular. From mask_folder: files (any of them, flipped
+    and shifted) or paired (the one with the photo's name)."""
 
     def __post_init__(self) -> None:
-        problems = []
-        if not 16 <= self.size <= 2048:
-            problems.append(f"size is {self.size}; it must lie in [16, 2048].")
-        if self.masks not in ("irregular", "objects", "both"):
-            problems.append(f"masks is {self.masks!r}; allowed: irregular, objects, both.")
-        for name in ("val_share", "test_share"):
-            if not 0 < getattr(self, name) < 1:
-                problems.append(f"{name} is {getattr(self, name)}; it must lie in (0, 1).")
-        if self.val_share + self.test_share >= 1:
-            problems.append("val_share + test_share leaves nothing to train on; lower them.")
-        if not 0 <= self.max_rejected <= 1:
-            problems.append(f"max_rejected is {self.max_rejected}; it must lie in [0, 1].")
-        check_options(problems, mask_ratio=self.mask_ratio)
+        self.check_masks(self.split_problems(), also=tuple(_OBJECT_SHARE))
 
 
 def plan(options: FolderOptions, seed: int) -> Plan:
@@ -105,12 +69,13 @@ def plan(options: FolderOptions, seed: int) -> Plan:
     # folder would cost as much as preparing it.
     stamps = (f"{name}\0{files[name].st_size}\0{files[name].st_mtime_ns}\n" for name in files)
     digest = hashlib.sha256("".join(sorted(stamps)).encode("utf-8", "surrogateescape"))
-    return Plan(
+    found = Plan(
         tasks=_tasks(sources, options, seed),
         inputs_hash=digest.hexdigest(),
         size=options.size,
         max_rejected=options.max_rejected,
     )
+    return with_mask_files(found, options, seed)
 
 
 def render(task: Task, options: FolderOptions, seed: int) -> Sample:
@@ -121,20 +86,17 @@ def render(task: Task, options: FolderOptions, seed: int) -> Sample:
         OSError: a file that vanished or may not be read.
     """
     root = Path(options.root).expanduser().absolute()
-    crop = _centre(_decode(root / task.path, options.size), options.size)
+    if task.hole_kind != "object":
+        return render_picture(str(root), task, options, size=options.size, seed=seed)
+    crop = centre(_decode(root / task.path, options.size), options.size)
     rng = sample_rng(seed, 0, task.sample_id)
-    if task.hole_kind == "object":
-        side = round(options.size * float(rng.uniform(0.25, 0.75)))
+    side = round(options.size * float(rng.uniform(0.25, 0.75)))
 
-        def cut(photo: UInt8Array) -> Cutout:
-            return random_cutout(photo, rng=rng, size_px=side)
+    def cut(photo: UInt8Array) -> Cutout:
+        return random_cutout(photo, rng=rng, size_px=side)
 
-        pair = paste(crop, _first_usable(root, task, options.size, cut), rng=rng)
-        return Sample(image=pair.image, target=pair.target, hole_mask=pair.hole_mask)
-    mask = None
-    if task.split != "train":
-        mask = irregular_mask(*crop.shape[:2], rng=rng, ratio_range=options.mask_ratio)
-    return Sample(image=crop, target=None, hole_mask=mask)
+    pair = paste(crop, _first_usable(root, task, options.size, cut), rng=rng)
+    return Sample(image=pair.image, target=pair.target, hole_mask=pair.hole_mask)
 
 
 FOLDER = SourceSpec(
@@ -142,6 +104,10 @@ FOLDER = SourceSpec(
     plan=plan,
     render=render,
     summary="a folder of your own pictures",
+    needs=(
+        "--root is any folder of JPEG, PNG, WebP, BMP or TIFF pictures, subfolders included. The "
+        "split is by picture; copies of a picture share one."
+    ),
 )
 
 
@@ -189,25 +155,13 @@ def _digest(path: Path) -> str:
         return str(path)
 
 
-def _splits(distinct: list[str], options: FolderOptions) -> dict[str, str]:
-    """Give every source a split by its hash, and every split at least one source."""
-    place = {source: _unit_hash(source) for source in distinct}
-    ordered = sorted(distinct, key=lambda source: (place[source], source))
-    test = sum(place[source] < options.test_share for source in ordered)
-    val = sum(place[source] < options.test_share + options.val_share for source in ordered) - test
-    test = min(max(test, 1), len(ordered) - 2)
-    val = min(max(val, 1), len(ordered) - test - 1)
-    names = ["test"] * test + ["val"] * val + ["train"] * (len(ordered) - test - val)
-    return dict(zip(ordered, names, strict=True))
-
-
 def _tasks(sources: dict[str, str], options: FolderOptions, seed: int) -> tuple[Task, ...]:
     """Make one task per file: its split by its source, its kind of hole by its turn."""
-    splits = _splits(sorted(set(sources.values())), options)
+    splits = split_sources(sorted(set(sources.values())), options)
     members: dict[str, list[str]] = defaultdict(list)
     for source in sorted(splits):
         members[splits[source]].append(source)
-    share = {"irregular": 0.0, "objects": 1.0, "both": 0.5}[options.masks]
+    share = _OBJECT_SHARE.get(options.masks, 0.0)
     tasks = []
     for index, (name, source) in enumerate(sorted(sources.items())):
         kind: HoleKind = "object" if is_object(index, share) else "irregular"
@@ -224,12 +178,6 @@ def _tasks(sources: dict[str, str], options: FolderOptions, seed: int) -> tuple[
             )
         )
     return tuple(tasks)
-
-
-def _unit_hash(name: str) -> float:
-    """Return a number in [0, 1) that depends on the name alone."""
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=7).digest()
-    return int.from_bytes(digest) / 2**56
 
 
 def _donors(name: str, members: list[str], seed: int) -> tuple[str, ...]:
@@ -250,22 +198,4 @@ def _first_usable(root: Path, task: Task, size: int, cut: Callable[[UInt8Array],
 
 
 def _decode(path: Path, size: int) -> UInt8Array:
-    """Decode a picture and refuse one whose shorter side is below `size`."""
-    photo = decode_photo(
-        path.read_bytes(), max_pixels=MAX_FILE_PIXELS, formats=FILE_FORMATS, min_side=size
-    )
-    height, width = photo.rgb.shape[:2]
-    if min(height, width) < size:
-        raise ImageError(
-            f"It is {width}x{height} pixels, smaller than size {size}; choose a smaller size.",
-            code="size_mismatch",
-        )
-    return photo.rgb
-
-
-def _centre(photo: UInt8Array, size: int) -> UInt8Array:
-    """Scale the shorter side to `size` and crop the centre of the longer one."""
-    height, width = photo.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return resize(photo[top : top + side, left : left + side], height=size, width=size)
+    return decode_at_least(path.read_bytes(), size)

@@ -24,8 +24,9 @@ from rayfill_data.codec import UInt8Array, decode_photo
 from rayfill_data.contract import SPLITS
 from rayfill_data.copy_paste import paste, random_cutout, random_window
 from rayfill_data.errors import DatasetError
-from rayfill_data.masks import irregular_mask, sample_rng
-from rayfill_data.sources.spec import Plan, Sample, SourceSpec, Task, check_options, is_object
+from rayfill_data.masks import sample_rng
+from rayfill_data.sources.holes import MaskOptions, drawn_hole, with_mask_files
+from rayfill_data.sources.spec import Plan, Sample, SourceSpec, Task, is_object
 
 #: The shortest side among the photographs is 300 pixels.
 MAX_SIZE = 256
@@ -67,7 +68,7 @@ _PHOTOS: dict[str, tuple[_Bundled, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhotosOptions:
+class PhotosOptions(MaskOptions):
     """Crops of the photographs that Rayfill's dependencies bring along."""
 
     size: int = 64
@@ -83,10 +84,7 @@ class PhotosOptions:
     """Number of test crops."""
 
     object_share: float = 0.5
-    """Share of samples with an object pasted in; the others get brush strokes."""
-
-    mask_ratio: tuple[float, float] = (0.05, 0.4)
-    """Smallest and largest share of a crop that brush strokes cover."""
+    """Share of samples with an object pasted in; the others get the holes that masks names."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -97,7 +95,9 @@ class PhotosOptions:
                 problems.append(f"{split} is {count}; every split needs at least 1 crop.")
         if not 0 <= self.object_share <= 1:
             problems.append(f"object_share is {self.object_share}; it must lie in [0, 1].")
-        check_options(problems, mask_ratio=self.mask_ratio)
+        if self.masks == "paired":
+            problems.append("masks 'paired' needs pictures with names; crops have none. Use files.")
+        self.check_masks(problems)
 
 
 def plan(options: PhotosOptions, seed: int) -> Plan:
@@ -111,9 +111,10 @@ def plan(options: PhotosOptions, seed: int) -> Plan:
     for photos in _PHOTOS.values():
         for photo in photos:
             digest.update(hashlib.sha256(_read(photo)).digest())
-    return Plan(
+    found = Plan(
         tasks=tuple(tasks), inputs_hash=digest.hexdigest(), size=options.size, max_rejected=0.0
     )
+    return with_mask_files(found, options, seed)
 
 
 def render(task: Task, options: PhotosOptions, seed: int) -> Sample:
@@ -125,9 +126,7 @@ def render(task: Task, options: PhotosOptions, seed: int) -> Sample:
         cutout = random_cutout(_photo(task.donors[0]), rng=rng, size_px=side)
         pair = paste(crop, cutout, rng=rng)
         return Sample(image=pair.image, target=pair.target, hole_mask=pair.hole_mask)
-    mask = None
-    if task.split != "train":
-        mask = irregular_mask(*crop.shape[:2], rng=rng, ratio_range=options.mask_ratio)
+    mask = drawn_hole(task, options, *crop.shape[:2], rng=rng)
     return Sample(image=crop, target=None, hole_mask=mask)
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from rayfill_data.codec import UInt8Array
-from rayfill_data.errors import ConfigError
-from rayfill_data.masks import check_ratio_range
 
-#: irregular: brush strokes, drawn afresh every epoch in training; object: a pasted cut-out, frozen.
-HoleKind = Literal["irregular", "object"]
+#: irregular: drawn by the generator that the option `masks` names, afresh every epoch in training;
+#: object: a pasted cut-out, frozen; given: the mask that came with the photo, frozen.
+HoleKind = Literal["irregular", "object", "given"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +26,10 @@ class Task:
     hole_kind: HoleKind
     donors: tuple[str, ...] = ()
     """Photos of the same split to cut an object from, to be tried in this order."""
+    mask_path: str = ""
+    """Where the source finds the hole mask, if it is one of a folder."""
+    target_path: str = ""
+    """Where the source finds the true picture, if it is a file of its own."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Plan:
     """Side of every sample in pixels."""
     max_rejected: float
     """Share of the tasks that may fail, in [0, 1]."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about the inputs, one sentence each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,19 +69,10 @@ class SourceSpec:
     render: Callable[[Task, Any, int], Sample]
     """(task, options, seed) -> sample; on a worker. Raises RayfillError or OSError to reject."""
     summary: str
+    needs: str = ""
+    """Where the data come from and what they must look like; shown by --help."""
 
 
 def is_object(index: int, share: float) -> bool:
     """Tell whether sample `index` gets an object, so that any run of samples holds that share."""
     return int((index + 1) * share) > int(index * share)
-
-
-def check_options(problems: Iterable[str], *, mask_ratio: tuple[float, float]) -> None:
-    """Raise one ConfigError with all problems, those of the mask ratio range included."""
-    found = list(problems)
-    try:
-        check_ratio_range(mask_ratio)
-    except ConfigError as error:
-        found += error.problems
-    if found:
-        raise ConfigError(found)

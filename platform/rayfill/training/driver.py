@@ -259,7 +259,7 @@ def _ray_stream(config: RunConfig, *, dataset: PreparedDataset, world_size: int)
             batch_size=config.train.batch_size // world_size,
             seed=config.train.seed,
             epoch=epoch,
-            augment=augment_options(config),
+            augment=augment_options(config, dataset=dataset),
         )
 
     return epoch_stream

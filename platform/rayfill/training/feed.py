@@ -13,6 +13,7 @@ from rayfill_data.batches import (
     Batch,
     batches_per_epoch,
     evaluation_batches,
+    prepared_masks,
     training_batches,
 )
 from rayfill_data.reader import PreparedDataset
@@ -45,6 +46,7 @@ class Feed:
             stream: Training batches from elsewhere; None holds the training split in memory.
         """
         self._config = config
+        self._augment = augment_options(config, dataset=dataset)
         self._device = device
         self._rank = rank
         self._world_size = world_size
@@ -99,14 +101,23 @@ class Feed:
             epoch=epoch,
             rank=self._rank,
             world_size=self._world_size,
-            augment=augment_options(self._config),
+            augment=self._augment,
         )
 
 
-def augment_options(config: RunConfig) -> AugmentOptions:
-    """Return how training samples are varied."""
+def augment_options(config: RunConfig, *, dataset: PreparedDataset) -> AugmentOptions:
+    """Return how training samples are varied; holes are drawn as the dataset's own were."""
     data = config.data
-    return AugmentOptions(flip=data.flip, color_jitter=data.color_jitter, expand_px=data.expand_px)
+    masks, ratio_range = prepared_masks(dataset.manifest.options)
+    if data.masks is not None:
+        masks, ratio_range = data.masks, None
+    return AugmentOptions(
+        flip=data.flip,
+        color_jitter=data.color_jitter,
+        expand_px=data.expand_px,
+        masks=masks,
+        ratio_range=ratio_range,
+    )
 
 
 def streams(config: RunConfig, *, dataset: PreparedDataset) -> bool:

@@ -1,0 +1,138 @@
+"""Listing and reading the files of a source: a local folder or a s3://, gs:// URI."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from pyarrow import fs
+
+from rayfill_data.errors import DatasetError
+from rayfill_data.reader import resolve
+
+#: Files with these endings are meant as pictures: what cannot be read of them is reported, not
+#: passed over. Other files in the folder are none of our business.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"),
+    *(".gif", ".heic", ".heif", ".avif", ".jp2"),
+)
+
+#: Names shown of a longer list.
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What tells whether a file has changed, without reading it."""
+
+    size: int
+    mtime_ns: int
+
+
+@functools.lru_cache(maxsize=16)
+def _opened(uri: str) -> tuple[fs.FileSystem, str]:
+    """Open a location once per process: a client of an object store takes long to make."""
+    return resolve(uri)
+
+
+def is_folder(uri: str) -> bool:
+    """Tell whether a folder is there.
+
+    Raises:
+        DatasetError: a location that cannot be reached.
+    """
+    return bool(_kind(uri) == fs.FileType.Directory)
+
+
+def is_file(uri: str) -> bool:
+    """Tell whether a file is there.
+
+    Raises:
+        DatasetError: a location that cannot be reached.
+    """
+    return bool(_kind(uri) == fs.FileType.File)
+
+
+def list_pictures(uri: str) -> dict[str, Listed]:
+    """Return every picture file below a folder by its relative path with forward slashes.
+
+    Raises:
+        DatasetError: no folder, or one that cannot be listed.
+    """
+    return {
+        name: listed
+        for name, listed in list_files(uri).items()
+        if PurePosixPath(name).suffix.lower() in SUFFIXES
+    }
+
+
+def list_files(uri: str) -> dict[str, Listed]:
+    """Return every file below a folder by its relative path, hidden ones left out, sorted.
+
+    Raises:
+        DatasetError: no folder, or one that cannot be listed.
+    """
+    if not is_folder(uri):
+        raise DatasetError(f"{uri} is not a folder; give the folder that holds the pictures.")
+    system, root = _opened(uri)
+    try:
+        infos = system.get_file_info(fs.FileSelector(root, recursive=True))
+    except OSError as error:
+        raise DatasetError(f"{uri} cannot be listed; check your access to it.") from error
+    found = {
+        info.path[len(root) :].lstrip("/"): Listed(info.size, info.mtime_ns or 0)
+        for info in infos
+        if info.type == fs.FileType.File and not info.base_name.startswith(".")
+    }
+    return dict(sorted(found.items()))
+
+
+def read_file(uri: str, name: str = "") -> bytes:
+    """Read one file, or the file `name` below a folder.
+
+    Raises:
+        OSError: a file that vanished or may not be read.
+    """
+    system, root = _opened(uri)
+    with system.open_input_stream(f"{root}/{name}" if name else root) as stream:
+        data: bytes = stream.read()
+    return data
+
+
+def inputs_hash(*listings: Mapping[str, Listed], extra: Iterable[str] = ()) -> str:
+    """Hash names, sizes and times: hashing every byte would cost as much as preparing them."""
+    digest = hashlib.sha256()
+    for number, listing in enumerate(listings):
+        for name, listed in sorted(listing.items()):
+            stamp = f"{number}\0{name}\0{listed.size}\0{listed.mtime_ns}\n"
+            digest.update(stamp.encode("utf-8", "surrogateescape"))
+    for text in extra:
+        digest.update(f"extra\0{text}\n".encode())
+    return digest.hexdigest()
+
+
+def some(names: Iterable[str]) -> str:
+    """Return the first few names and how many more there are."""
+    listed = sorted(names)
+    more = f" and {len(listed) - _EXAMPLES} more" if len(listed) > _EXAMPLES else ""
+    return ", ".join(listed[:_EXAMPLES]) + more
+
+
+def refuse(where: str, problems: Iterable[str]) -> None:
+    """Raise one DatasetError with every problem found, or do nothing where there is none."""
+    if found := list(problems):
+        lines = "\n".join(f"- {problem}" for problem in found)
+        raise DatasetError(f"{where} cannot be prepared:\n{lines}")
+
+
+def _kind(uri: str) -> fs.FileType:
+    system, root = _opened(uri)
+    try:
+        return system.get_file_info(root).type
+    except OSError as error:
+        raise DatasetError(
+            f"{uri} cannot be reached; check the location and your access to it."
+        ) from error
