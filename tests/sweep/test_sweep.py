@@ -90,6 +90,9 @@ def test_a_sweep_stopped_half_way_goes_on(
     before = histories(home)
     assert 1 <= len(before) < 4 or min(map(len, before.values())) < EPOCHS
 
+    for state in home.glob("runs/.ray-tune/**/*"):  # what Tune itself would restore from
+        if state.is_file():
+            state.write_bytes(state.read_bytes()[:20])
     output = finish(home, dataset, "--resume")
 
     after = histories(home)
@@ -125,6 +128,16 @@ def check_results(home: Path, output: str, trials: list[str]) -> None:
     champion = find_model("rayfill", tracking_uri=uri)
     bundle = fetch_bundle(champion, tracking_uri=uri, cache_dir=home / "cache")
     assert Inpainter.from_bundle(bundle) is not None
+
+
+@pytest.mark.slow
+def test_trials_of_two_workers_go_through_ray_train(tmp_path: Path, make_dataset: Any) -> None:
+    home = tmp_path / "home"
+    flags = ["--scaling.num-workers", "2", "--scaling.cpus-per-worker", "0.5"]
+    finish(home, make_dataset(), *flags)
+    trials = {name: trace for name, trace in histories(home).items() if name[0] == "0"}
+    assert len(trials) == 4
+    assert all(len(trace) == EPOCHS for trace in trials.values())
 
 
 def test_settings_are_checked_before_anything_starts(tmp_path: Path) -> None:
