@@ -6,7 +6,7 @@ import functools
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from pyarrow import fs
 
@@ -97,7 +97,10 @@ def read_file(uri: str, name: str = "") -> bytes:
         OSError: a file that vanished or may not be read.
     """
     system, root = _opened(uri)
-    with system.open_input_stream(f"{root}/{name}" if name else root) as stream:
+    path = f"{root}/{name}" if name else root
+    if isinstance(system, fs.LocalFileSystem):
+        return Path(path).read_bytes()  # Its errors name no path of this machine.
+    with system.open_input_stream(path) as stream:
         data: bytes = stream.read()
     return data
 
