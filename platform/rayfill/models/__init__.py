@@ -8,7 +8,10 @@ from typing import Any, Generic, TypeVar
 
 from rayfill.models.attention_unet import AttentionUNet
 from rayfill.models.base import InpaintingModel, check_inputs, composite
+from rayfill.models.convmixer_unet import ConvMixerUNet, ShallowUNet, TwoLevelConfig
+from rayfill.models.dilated_unet import DilatedUNet
 from rayfill.models.fill import FILLS, harmonic_fill, mean_fill, push_pull_fill, zero_fill
+from rayfill.models.gated_conv_unet import GatedConvUNet
 from rayfill.models.options import ModelOptions
 from rayfill.models.partial_conv_unet import (
     LiuUNet,
@@ -87,6 +90,30 @@ MODELS: dict[str, ModelSpec[Any]] = {
         config_type=LiuUNetConfig,
         paper="Liu et al. 2018, arXiv:1804.07723",
         summary="strided partial convolutions down, nearest upsampling up",
+    ),
+    "gated_conv_unet": ModelSpec(
+        build=GatedConvUNet,
+        config_type=UNetConfig,
+        paper="Yu et al. 2019, arXiv:1806.03589, on the U-Net of 2015",
+        summary="U-Net whose convolutions learn what to let through",
+    ),
+    "shallow_unet": ModelSpec(
+        build=ShallowUNet,
+        config_type=TwoLevelConfig,
+        paper="Ronneberger et al. 2015, arXiv:1505.04597",
+        summary="U-Net with two poolings",
+    ),
+    "convmixer_unet": ModelSpec(
+        build=ConvMixerUNet,
+        config_type=TwoLevelConfig,
+        paper="Trockman and Kolter 2022, arXiv:2201.09792, beside a U-Net",
+        summary="shallow U-Net with a ConvMixer encoding the image beside it",
+    ),
+    "dilated_unet": ModelSpec(
+        build=DilatedUNet,
+        config_type=TwoLevelConfig,
+        paper="our own, after the blocks of Zeng et al. 2021, arXiv:2104.01431",
+        summary="dilated blocks at 1/4 resolution: sees 2.5 times as far as a U-Net of its cost",
     ),
 }
 
