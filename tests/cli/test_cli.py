@@ -244,6 +244,7 @@ def test_models_lists_the_networks_with_their_size(cli: Cli) -> None:
     assert done.status == 0
     assert "attention_unet" in done.out
     assert "unet" in done.out
+    assert "0.20 G" in done.out  # multiply-adds
 
 
 def test_promote_moves_nothing_it_does_not_find(cli: Cli) -> None:

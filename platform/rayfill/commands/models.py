@@ -16,21 +16,28 @@ class ModelsArgs:
     """List the networks that can be trained."""
 
     width: int = 64
-    """Channels of the first level that parameters are counted at."""
+    """Channels of the first level that everything is counted at."""
 
 
 def main(args: Sequence[str]) -> int:
     """Run the command."""
     asked = tyro.cli(ModelsArgs, args=list(args), prog="rayfill models")
-    from rayfill.models import MODELS, build_model, model_config
+    from rayfill.models import MODELS, model_config
+    from rayfill.models.cost import model_cost
 
     table = Table(title=f"Networks at width {asked.width}")
-    for column in ("name", "parameters", "stride", "paper", "what it is"):
-        table.add_column(column, justify="right" if column in ("parameters", "stride") else "left")
+    numbers = ("parameters", "multiply-adds at 256x256", "stride")
+    for column in ("name", *numbers, "paper", "what it is"):
+        table.add_column(column, justify="right" if column in numbers else "left")
     for name, spec in MODELS.items():
-        model = build_model(name, width=asked.width)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        stride = model_config(name, width=asked.width).stride
-        table.add_row(name, f"{parameters:,}", str(stride), spec.paper, spec.summary)
+        cost = model_cost(name, width=asked.width)
+        table.add_row(
+            name,
+            f"{cost.parameters:,}",
+            f"{cost.multiply_adds / 1e9:.2f} G",
+            str(model_config(name, width=asked.width).stride),
+            spec.paper,
+            spec.summary,
+        )
     make_console().print(table)
     return 0
