@@ -61,7 +61,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which network, and the options every network shares."""
+    """Which network, and its options: each network takes those it knows."""
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
@@ -77,6 +77,10 @@ class ModelConfig:
     """Predict the picture, or a correction to the fill."""
     mask_channel: bool = True
     """Give the hole mask to the network as a fourth input channel."""
+    normalisation: Literal["liu", "report"] = "liu"
+    """Partial convolutions: scale by sum(1)/sum(known), or by 1/sum(known) as the reports print."""
+    freeze_encoder_norm: bool = False
+    """partial_conv_liu: keep the encoder's BatchNorm as it is (second phase of training)."""
 
     def problems(self) -> Iterator[str]:
         """Yield one sentence for every value that cannot be used."""

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from rayfill.config import RunConfig, check, flatten, from_dict, replace, to_dict
+from rayfill.config import ModelConfig, RunConfig, check, flatten, from_dict, replace, to_dict
+from rayfill.models import MODELS, build_model
 from rayfill_data.errors import ConfigError
 
 
@@ -65,3 +66,35 @@ def test_step_schedule_needs_its_epochs_and_only_it() -> None:
         check(replace(RunConfig(), {"train.schedule": "step"}))
     with pytest.raises(ConfigError, match="needs train.schedule 'step'"):
         check(replace(RunConfig(), {"train.step_epochs": (1,)}))
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_network_is_built_from_the_default_run(name: str) -> None:
+    config = check(replace(RunConfig(), {"model.name": name, "model.width": 2}))
+    options = config.model.options()
+    assert build_model(name, **options).stride >= 1
+    assert {"width": 2, "hole_fill": "harmonic", "output": "residual"}.items() <= options.items()
+    assert "name" not in options
+
+
+def test_a_network_gets_only_the_options_it_knows() -> None:
+    assert "depth" in ModelConfig(name="unet").options()
+    assert "mask_channel" in ModelConfig(name="unet").options()
+    assert "depth" not in ModelConfig(name="shallow_unet").options()
+    assert "mask_channel" not in ModelConfig(name="partial_conv_unet").options()
+    assert ModelConfig(name="partial_conv_liu", freeze_encoder_norm=True).options()[
+        "freeze_encoder_norm"
+    ]
+
+
+def test_an_option_that_would_be_ignored_is_refused() -> None:
+    changes = {"model.name": "shallow_unet", "model.depth": 4, "model.normalisation": "report"}
+    with pytest.raises(ConfigError) as caught:
+        check(replace(RunConfig(), changes))
+    assert len(caught.value.problems) == 2
+    text = "\n".join(caught.value.problems)
+    assert "model.depth is 4, but shallow_unet has no such option" in text
+    assert "model.normalisation is 'report', but shallow_unet has no such option" in text
+    config = replace(RunConfig(), {"model.name": "partial_conv_unet"})
+    with pytest.raises(ConfigError, match="model.mask_channel is False"):
+        check(replace(config, {"model.mask_channel": False}))
