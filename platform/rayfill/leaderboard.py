@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from rayfill.metrics import MetricTable, Score
@@ -62,7 +62,8 @@ class Leaderboard:
         table = Table(title=self.title)
         for column in header:
             left = column in ("system", "kind")
-            table.add_column(column, justify="left" if left else "right", no_wrap=not left)
+            justify: JustifyMethod = "left" if left else "right"
+            table.add_column(column, justify=justify, no_wrap=not left, overflow="fold")
         for entry, row in zip(self.ranked(), rows, strict=True):
             table.add_row(*row, style="bold" if entry.kind == "winner" else None)
         console.print(table)
