@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+from rayfill_data.sources.aerial import AERIAL, AerialOptions
+from rayfill_data.sources.celeba import CELEBA, CelebaOptions
+from rayfill_data.sources.cifar10 import CIFAR10, Cifar10Options
+from rayfill_data.sources.defacto import DEFACTO, DefactoOptions
 from rayfill_data.sources.folder import FOLDER, FolderOptions
+from rayfill_data.sources.parquet import PARQUET, ParquetOptions
 from rayfill_data.sources.photos import PHOTOS, PhotosOptions
 from rayfill_data.sources.spec import SourceSpec
+from rayfill_data.sources.triplets import TRIPLETS, TripletsOptions
 
 SOURCES: dict[str, SourceSpec] = {
     "photos": PHOTOS,
     "folder": FOLDER,
+    "triplets": TRIPLETS,
+    "defacto": DEFACTO,
+    "celeba": CELEBA,
+    "aerial": AERIAL,
+    "cifar10": CIFAR10,
+    "parquet": PARQUET,
 }
 
-__all__ = ["SOURCES", "FolderOptions", "PhotosOptions", "SourceSpec"]
+__all__ = [
+    "SOURCES",
+    "AerialOptions",
+    "CelebaOptions",
+    "Cifar10Options",
+    "DefactoOptions",
+    "FolderOptions",
+    "ParquetOptions",
+    "PhotosOptions",
+    "SourceSpec",
+    "TripletsOptions",
+]

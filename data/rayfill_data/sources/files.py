@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import pyarrow as pa
 from pyarrow import fs
 
 from rayfill_data.errors import DatasetError
@@ -90,6 +92,30 @@ def list_files(uri: str) -> dict[str, Listed]:
     return dict(sorted(found.items()))
 
 
+def list_file(uri: str) -> dict[str, Listed]:
+    """Return what :func:`list_files` would say of one file, by its name.
+
+    Raises:
+        DatasetError: a location that cannot be reached.
+    """
+    system, root = _opened(uri)
+    try:
+        info = system.get_file_info(root)
+    except OSError as error:
+        raise DatasetError(f"{uri} cannot be reached; check your access to it.") from error
+    return {info.base_name: Listed(info.size or 0, info.mtime_ns or 0)}
+
+
+def open_file(uri: str) -> pa.NativeFile:
+    """Open a file for reading at any place in it.
+
+    Raises:
+        OSError: a file that vanished or may not be read.
+    """
+    system, root = _opened(uri)
+    return system.open_input_file(root)
+
+
 def read_file(uri: str, name: str = "") -> bytes:
     """Read one file, or the file `name` below a folder.
 
@@ -103,6 +129,20 @@ def read_file(uri: str, name: str = "") -> bytes:
     with system.open_input_stream(path) as stream:
         data: bytes = stream.read()
     return data
+
+
+def same_bytes(uri: str, files: Mapping[str, Listed]) -> dict[str, str]:
+    """Map every file to the first one with the same bytes; only equal sizes are ever read."""
+    by_size: dict[int, list[str]] = defaultdict(list)
+    for name in sorted(files):
+        by_size[files[name].size].append(name)
+    same = {}
+    for names in by_size.values():
+        first: dict[str, str] = {}
+        for name in names:
+            key = _digest(uri, name) if len(names) > 1 else name
+            same[name] = first.setdefault(key, name)
+    return same
 
 
 def inputs_hash(*listings: Mapping[str, Listed], extra: Iterable[str] = ()) -> str:
@@ -129,6 +169,14 @@ def refuse(where: str, problems: Iterable[str]) -> None:
     if found := list(problems):
         lines = "\n".join(f"- {problem}" for problem in found)
         raise DatasetError(f"{where} cannot be prepared:\n{lines}")
+
+
+def _digest(uri: str, name: str) -> str:
+    """Hash a file's bytes; what cannot be read is like no other and is rejected later."""
+    try:
+        return hashlib.sha256(read_file(uri, name)).hexdigest()
+    except OSError:
+        return name
 
 
 def _kind(uri: str) -> fs.FileType:
