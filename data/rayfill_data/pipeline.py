@@ -8,7 +8,8 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, asdict, fields, replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -121,6 +122,17 @@ def _spec_of(source_name: str, options: Any) -> SourceSpec:
     return spec
 
 
+def _located(spec: SourceSpec, options: Any) -> Any:
+    """Return the options with absolute paths: a worker may run in another folder."""
+    paths = {name: getattr(options, name) for name in spec.locations}
+    absolute = {
+        name: str(Path(path).expanduser().absolute())
+        for name, path in paths.items()
+        if path is not None and "://" not in path
+    }
+    return replace(options, **absolute)
+
+
 class _Renderer:
     """Render a batch of tasks on a worker; runs in a Ray task."""
 
@@ -166,7 +178,9 @@ def _render_all(
     tasks.context.execution_options.preserve_order = True
     tasks.context.enable_progress_bars = False
     rendered = tasks.map_batches(
-        _Renderer(spec, options, seed).__call__, batch_size=None, batch_format="pyarrow"
+        _Renderer(spec, _located(spec, options), seed).__call__,
+        batch_size=None,
+        batch_format="pyarrow",
     )
     done = 0
     examples: list[str] = []

@@ -135,3 +135,43 @@ def test_an_output_that_cannot_be_written(cli: Cli, pictures: Path, ray_local: N
     assert "file/out" in done.err
     assert "Traceback" not in done.err
     assert Path("file").read_text() == "in the way"
+
+
+def test_a_preview_is_written_and_notes_are_said(cli: Cli, pictures: Path, ray_local: None) -> None:
+    masks = Path("masks")
+    masks.mkdir()
+    for seed in range(4):
+        mask = np.full((40, 48), 255, np.uint8)
+        mask[10:20, 5 * seed : 5 * seed + 9] = 0
+        Image.fromarray(mask).save(masks / f"{seed}.png")
+    flags = ("--masks", "paired", "--mask-folder", masks, "--preview", "sheet.png")
+    done = prepare_folder(cli, pictures, *flags)
+    assert done.status == 0, done.err
+    assert "Note: masks: 4 of 4 masks looked at may be inverted" in done.err
+    assert "sheet.png: contact sheet." in done.out
+    with Image.open("sheet.png") as sheet:
+        assert sheet.size[0] > 192
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--preview", "sheet.jpg"], "sheet.jpg; it must be a .png file"),
+        (["--preview", "nowhere/sheet.png"], "its folder does not exist"),
+        (["--preview", "sheet.png", "--preview-samples", "0"], "at least 1"),
+    ],
+)
+def test_a_preview_that_cannot_be_written_is_refused_before_ray(
+    cli: Cli, no_ray: None, pictures: Path, flags: list[str], expected: str
+) -> None:
+    done = prepare_folder(cli, pictures, *flags)
+    assert done.status == 2
+    assert expected in done.err
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_help_says_where_data_come_from(cli: Cli, source: str) -> None:
+    done = cli("prepare", source, "--help")
+    words = set(SOURCES[source].needs.split())
+    assert words <= set(done.out.replace("│", " ").split()) or source == "photos"

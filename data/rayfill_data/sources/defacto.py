@@ -131,6 +131,7 @@ DEFACTO = SourceSpec(
     options_type=DefactoOptions,
     plan=plan,
     render=render,
+    locations=("root", "coco"),
     summary="DEFACTO's inpainting set: objects removed from MS-COCO photos (report P1)",
     needs=(
         "Get the inpainting archives from https://defactodataset.github.io and unpack them into "

@@ -134,6 +134,7 @@ PHOTOS = SourceSpec(
     options_type=PhotosOptions,
     plan=plan,
     render=render,
+    locations=("mask_folder",),
     summary="crops of the photographs bundled with scikit-image and scikit-learn",
 )
 

@@ -71,6 +71,8 @@ class SourceSpec:
     summary: str
     needs: str = ""
     """Where the data come from and what they must look like; shown by --help."""
+    locations: tuple[str, ...] = ("root", "mask_folder")
+    """Options that hold a path or URI, so that workers in another folder can find it."""
 
 
 def is_object(index: int, share: float) -> bool:

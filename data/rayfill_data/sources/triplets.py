@@ -133,6 +133,7 @@ TRIPLETS = SourceSpec(
     options_type=TripletsOptions,
     plan=plan,
     render=render,
+    locations=("input", "mask", "target"),
     summary="paired folders: input with an object, mask, target without it",
     needs=(
         "--input, --mask and --target are folders (or s3://, gs:// URIs) holding files of the same "
