@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rayfill.config import RunConfig
 from rayfill_data.errors import ConfigError
 
 #: Fresh large allocations cost a CPU worker more than the arithmetic; keeping freed memory is a
@@ -76,24 +77,32 @@ def ray_cluster(*, dashboard: bool = False) -> Iterator[Capacity]:
         ray.shutdown()
 
 
-def check_fits(capacity: Capacity, *, cpus: float, gpus: float) -> None:
-    """Refuse what the cluster can never place; Ray would wait for it for ever.
+def place(config: RunConfig, *, capacity: Capacity, data_uri: str) -> RunConfig:
+    """Return a run settled on this cluster: with or without GPUs, and where its data lie.
 
     Raises:
-        ConfigError: naming what was asked for and what there is.
+        ConfigError: it asks for more than the cluster can ever have; Ray would wait for ever.
     """
-    if capacity.can_grow:
-        return
-    wants = ((cpus, capacity.cpus, "CPUs"), (gpus, capacity.gpus, "GPUs"))
+    scaling = config.scaling
+    use_gpu = scaling.use_gpu if scaling.use_gpu is not None else capacity.gpus > 0
+    wants = (
+        (scaling.cpus_per_worker * scaling.num_workers, capacity.cpus, "CPUs"),
+        (scaling.gpus_per_worker * scaling.num_workers * use_gpu, capacity.gpus, "GPUs"),
+    )
     problems = [
         f"scaling asks for {want:g} {unit} and the cluster has {have:g}: lower "
         "scaling.num_workers, scaling.cpus_per_worker or scaling.gpus_per_worker, or join a larger "
         "cluster."
         for want, have, unit in wants
-        if want > have
+        if want > have and not capacity.can_grow
     ]
     if problems:
         raise ConfigError(problems)
+    return dataclasses.replace(
+        config,
+        scaling=dataclasses.replace(scaling, use_gpu=use_gpu),
+        data=dataclasses.replace(config.data, uri=data_uri),
+    )
 
 
 def _capacity() -> Capacity:

@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from rayfill import paths
-from rayfill.cluster import Capacity, check_fits, ray_cluster
-from rayfill.config import RunConfig, check, flatten, to_dict
+from rayfill.cluster import Capacity, place, ray_cluster
+from rayfill.config import RunConfig, flatten, to_dict
 from rayfill.data_location import check_data, ensure_data
 from rayfill.evaluation import protocol
 from rayfill.folders import write_file
 from rayfill.leaderboard import Entry, Leaderboard
 from rayfill.sweep_plan import Outcome, leave_out_untrainable, open_plan, plan_trials
-from rayfill.sweep_progress import SweepProgress
+from rayfill.sweep_progress import SweepProgress, train_watched
 from rayfill.training.driver import (
     TrainingJob,
     attach_tracker,
     make_job,
     resolve_paths,
-    train_on_ray,
 )
 from rayfill.training.history import read_history
 from rayfill.training.loop import best_bundle
@@ -98,10 +97,8 @@ def run_sweep(sweep: Sweep, *, console: Console) -> SweepResult:
         console.print(f"Note: {note}", highlight=False, markup=False, soft_wrap=True)
     nested = base.scaling.num_workers > 1
     with ray_cluster(dashboard=nested) as capacity:
-        use_gpu = base.scaling.use_gpu if base.scaling.use_gpu is not None else capacity.gpus > 0
         uri = ensure_data(base, console=console)
-        trials = [_place(trial, use_gpu=use_gpu, data_uri=uri) for trial in planned]
-        _check_capacity(trials[0], capacity=capacity)
+        trials = [place(trial, capacity=capacity, data_uri=uri) for trial in planned]
         dataset = PreparedDataset.open(uri)
         name, trials = open_plan(base.name, trials, storage=str(base.storage), resume=sweep.resume)
         with _parent_run(name, sweep=sweep, base=trials[0], dataset=dataset) as parent:
@@ -173,14 +170,7 @@ class _Run:
             f"worker{'s' if workers > 1 else ''} of Ray Train.",
             highlight=False,
         )
-        with SweepProgress([longer], concurrent=1, console=self.console) as progress:
-            progress.started(longer.name)
-            train_on_ray(
-                self._job(longer),
-                capacity=self.capacity,
-                on_epoch=lambda entry: progress.reported(longer.name, entry),
-            )
-            progress.ended(longer.name, Outcome(status="finished", epoch=longer.train.epochs))
+        train_watched(self._job(longer), capacity=self.capacity, console=self.console)
         return longer
 
     def leaderboard(
@@ -294,25 +284,6 @@ def _plan(sweep: Sweep, base: RunConfig) -> list[RunConfig]:
     if problems:
         raise ConfigError(dict.fromkeys(problems))
     return planned
-
-
-def _place(config: RunConfig, *, use_gpu: bool, data_uri: str) -> RunConfig:
-    return check(
-        dataclasses.replace(
-            config,
-            scaling=dataclasses.replace(config.scaling, use_gpu=use_gpu),
-            data=dataclasses.replace(config.data, uri=data_uri),
-        )
-    )
-
-
-def _check_capacity(config: RunConfig, *, capacity: Capacity) -> None:
-    scaling = config.scaling
-    check_fits(
-        capacity,
-        cpus=scaling.cpus_per_worker * scaling.num_workers,
-        gpus=scaling.gpus_per_worker * scaling.num_workers if scaling.use_gpu else 0,
-    )
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -14,6 +14,11 @@ from rich.table import Table
 
 from rayfill.config import RunConfig
 from rayfill.sweep_plan import Outcome
+from rayfill.training.driver import TrainingJob, train_on_ray
+
+if TYPE_CHECKING:
+    from rayfill.cluster import Capacity
+    from rayfill.training.loop import TrainingSummary
 
 _LINE_EVERY_S = 5.0
 
@@ -120,6 +125,18 @@ class SweepProgress:
         if not often or now - self._last_line >= _LINE_EVERY_S:
             self._last_line = now
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def train_watched(job: TrainingJob, *, capacity: Capacity, console: Console) -> TrainingSummary:
+    """Train one run on the workers of Ray Train, showing how far it is."""
+    name = job.config.name
+    with SweepProgress([job.config], concurrent=1, console=console) as progress:
+        progress.started(name)
+        summary = train_on_ray(
+            job, capacity=capacity, on_epoch=lambda entry: progress.reported(name, entry)
+        )
+        progress.ended(name, Outcome(status="finished", epoch=summary.epochs))
+    return summary
 
 
 def _number(value: float, digits: int) -> str:

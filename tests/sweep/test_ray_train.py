@@ -13,7 +13,7 @@ import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
-from rayfill.cluster import Capacity, check_fits, ray_cluster
+from rayfill.cluster import Capacity, place, ray_cluster
 from rayfill.config import RunConfig, replace
 from rayfill.training.driver import (
     TrainingJob,
@@ -49,10 +49,17 @@ def test_a_job_survives_the_journey_to_a_worker(small_run: RunConfig) -> None:
     assert TrainingJob.from_dict(job.to_dict()) == job
 
 
-def test_too_large_requests_are_refused_before_waiting_for_ever() -> None:
+def test_a_run_is_settled_on_the_cluster_or_refused_before_waiting_for_ever() -> None:
+    wide = replace(RunConfig(), {"scaling.num_workers": 8})
     with pytest.raises(ConfigError, match="asks for 8 CPUs and the cluster has 2"):
-        check_fits(CAPACITY, cpus=8, gpus=0)
-    check_fits(Capacity(cpus=0, gpus=0, can_grow=True), cpus=8, gpus=8)
+        place(wide, capacity=CAPACITY, data_uri="here")
+    on_gpu = replace(RunConfig(), {"scaling.use_gpu": True})
+    with pytest.raises(ConfigError, match="asks for 1 GPUs and the cluster has 0"):
+        place(on_gpu, capacity=CAPACITY, data_uri="here")
+    growing = Capacity(cpus=0, gpus=4, can_grow=True)
+    placed = place(wide, capacity=growing, data_uri="here")
+    assert (placed.scaling.use_gpu, placed.data.uri) == (True, "here")
+    assert place(RunConfig(), capacity=CAPACITY, data_uri="x").scaling.use_gpu is False
 
 
 @pytest.mark.usefixtures("ray_local")

@@ -16,6 +16,7 @@ import torch
 from rayfill.bundle import load_bundle
 from rayfill.config import RunConfig, replace
 from rayfill.training import loop
+from rayfill.training.checkpoint import Checkpoint, CheckpointStore
 from rayfill.training.loop import Runtime, TrainingSummary, run_training
 from rayfill.training.recipes import ReconstructionRecipe, TensorBatch, learning_rate_factor
 from rayfill_data.errors import RayfillError
@@ -93,6 +94,28 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
     ]
     for name, tensor in load_bundle(whole.bundle).model.state_dict().items():
         assert torch.equal(tensor, load_bundle(resumed.bundle).model.state_dict()[name]), name
+
+
+def test_killed_before_the_checkpoint_no_epoch_is_missing_from_the_record(
+    dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    def killed(store: CheckpointStore, checkpoint: Checkpoint) -> str:
+        if checkpoint.epoch == 2:
+            raise KilledError
+        return real(store, checkpoint)
+
+    real = CheckpointStore.save
+    monkeypatch.setattr(CheckpointStore, "save", killed)
+    config, notebook = replace(RunConfig(), SMALL), Notebook()
+    runtime = Runtime(run_dir=str(tmp_path), device=torch.device("cpu"))
+    with pytest.raises(KilledError):
+        run_training(config, dataset=dataset, runtime=runtime, recorder=notebook)
+    monkeypatch.undo()
+    run_training(config, dataset=dataset, runtime=runtime, recorder=notebook)
+    assert [step for step, _ in notebook.points] == [1, 2, 2, 3, 4]  # a tracker drops the second 2
 
 
 def test_a_damaged_checkpoint_costs_one_epoch_not_the_run(

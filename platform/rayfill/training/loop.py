@@ -178,11 +178,13 @@ class Training:
             table = accumulate(self._recipe.predict, self._feed.val(), metrics=metrics)
             entry |= {f"val/{name}": score.mean for name, score in table.total.items()}
         self._history.append(entry)
+        # Recorded before it is kept: killed in between, the epoch is done again and its metrics,
+        # which the journal knows, are not doubled; the other way round they would be missing.
+        self._record(entry, with_pictures=validated)
         if self._runtime.rank == 0:
             if validated:
                 self._keep()
             write_history(self._runtime.run_dir, self._history)
-        self._record(entry, with_pictures=validated)
 
     def _validates(self) -> bool:
         train = self._config.train
