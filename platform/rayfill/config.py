@@ -126,9 +126,9 @@ class LossConfig:
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     terms: str = "l1"
-    """A weighted sum of terms, such as `mse`, `mse+perceptual` or `l1+0.05*perceptual`."""
-    features: Literal["vgg19", "squeezenet1_1"] = "vgg19"
-    """The network whose activations the perceptual term compares."""
+    """A weighted sum of terms, such as `mse`, `mse+perceptual`, `l1+0.05*perceptual` or `liu`."""
+    features: Literal["vgg16", "vgg19", "squeezenet1_1"] = "vgg19"
+    """The network whose activations perceptual and style terms compare."""
     weights_path: str | None = None
     """Local file with that network's ImageNet weights; otherwise torchvision's own download."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -12,26 +13,37 @@ from torch import Tensor, nn
 
 from rayfill.losses.perceptual import (
     FEATURES,
+    FeatureExtractor,
+    FeatureTerm,
+    FeatureViews,
+    LiuPerceptualLoss,
     PerceptualLoss,
+    StyleLoss,
     feature_weights_available,
-    perceptual_loss,
+    load_extractor,
 )
 from rayfill.losses.pixel import (
+    HoleL1Loss,
     HoleValidL1Loss,
     L1Loss,
     LogMSELoss,
     MSELoss,
+    ValidL1Loss,
+    hole_l1_loss,
     hole_valid_l1_loss,
     l1_loss,
     log_mse_loss,
     mse_loss,
+    valid_l1_loss,
 )
+from rayfill.losses.structure import SSIMLoss, TVLoss, ssim_loss, tv_loss
 from rayfill.pretrained import Availability
 from rayfill_data.errors import ConfigError, unknown_name
 
 __all__ = [
     "FEATURES",
     "LOSSES",
+    "SUMS",
     "Availability",
     "CompositeLoss",
     "LossOptions",
@@ -39,12 +51,15 @@ __all__ = [
     "LossSpec",
     "build_loss",
     "feature_weights_available",
+    "hole_l1_loss",
     "hole_valid_l1_loss",
     "l1_loss",
     "log_mse_loss",
     "mse_loss",
     "parse_loss",
-    "perceptual_loss",
+    "ssim_loss",
+    "tv_loss",
+    "valid_l1_loss",
 ]
 
 
@@ -60,6 +75,13 @@ class LossOptions:
 
     allow_download: bool = True
     """Whether torchvision may download weights that are not in torch's cache."""
+
+    @functools.cached_property
+    def extractor(self) -> FeatureExtractor:
+        """The one network of all terms that look through it, loaded when the first asks."""
+        return load_extractor(
+            self.features, weights_path=self.weights_path, allow_download=self.allow_download
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,19 +105,41 @@ LOSSES: dict[str, LossSpec] = {
         build=lambda _: HoleValidL1Loss(),
         summary="absolute error, hole pixels 6 times as heavy as known ones",
     ),
+    "valid_l1": LossSpec(
+        build=lambda _: ValidL1Loss(), summary="absolute error of known pixels, over all pixels"
+    ),
+    "hole_l1": LossSpec(
+        build=lambda _: HoleL1Loss(), summary="absolute error in the hole, over all pixels"
+    ),
     "log_mse": LossSpec(
         build=lambda _: LogMSELoss(),
         summary="logarithm of each sample's squared error in its hole",
     ),
     "perceptual": LossSpec(
-        build=lambda options: PerceptualLoss(
-            features=options.features,
-            weights_path=options.weights_path,
-            allow_download=options.allow_download,
-        ),
+        build=lambda options: PerceptualLoss(options.extractor),
         summary="distance between ImageNet features of prediction and target",
         needs_features=True,
     ),
+    "liu_perceptual": LossSpec(
+        build=lambda options: LiuPerceptualLoss(options.extractor),
+        summary="the same of prediction and of composite, summed over layers",
+        needs_features=True,
+    ),
+    "style": LossSpec(
+        build=lambda options: StyleLoss(options.extractor),
+        summary="distance between Gram matrices of those features, prediction and composite",
+        needs_features=True,
+    ),
+    "tv": LossSpec(
+        build=lambda _: TVLoss(), summary="total variation of the composite in and at the hole"
+    ),
+    "ssim": LossSpec(build=lambda _: SSIMLoss(), summary="1 - structural similarity"),
+}
+
+#: Sums that have a name of their own: weights by the names of :data:`LOSSES`. liu: Liu et al. 2018
+#: (arXiv:1804.07723), equation 7, who look through vgg16.
+SUMS: dict[str, dict[str, float]] = {
+    "liu": {"valid_l1": 1.0, "hole_l1": 6.0, "liu_perceptual": 0.05, "style": 120.0, "tv": 0.1},
 }
 
 
@@ -135,15 +179,29 @@ class CompositeLoss(nn.Module):
             target: (B, 3, H, W) in [0, 1], the true picture.
             hole_mask: (B, 1, H, W), exactly 0 or 1, 1 = hole.
         """
-        terms = {
-            name: term(prediction, image, target, hole_mask) for name, term in self.terms.items()
-        }
+        views: dict[FeatureExtractor, FeatureViews] = {}
+        terms = {}
+        for name, term in self.terms.items():
+            if isinstance(term, FeatureTerm):
+                if term.extractor not in views:
+                    views[term.extractor] = FeatureViews(
+                        term.extractor,
+                        prediction=prediction,
+                        image=image,
+                        target=target,
+                        hole_mask=hole_mask,
+                    )
+                terms[name] = term.measure(views[term.extractor])
+            else:
+                terms[name] = term(prediction, image, target, hole_mask)
         weighted = [self.weights[name] * value for name, value in terms.items()]
         return LossResult(total=torch.stack(weighted).sum(), terms=terms)
 
 
 def parse_loss(text: str) -> dict[str, float]:
     """Turn ``"l1+0.05*perceptual"`` into weights by term; a term without a weight counts 1.
+
+    A name of :data:`SUMS` stands for all its terms, multiplied by its weight.
 
     Raises:
         ConfigError: unknown or repeated terms, or weights that are not finite and above 0; all of
@@ -161,17 +219,21 @@ def parse_loss(text: str) -> dict[str, float]:
             weight = float(before) if star else 1.0
         except ValueError:
             weight = math.nan
-        if name not in LOSSES:
-            problems.append(unknown_name("loss term", name, LOSSES))
-        elif name in weights:
-            problems.append(f"Loss term {name!r} appears twice in {text!r}. Name each term once.")
-        elif not (math.isfinite(weight) and weight > 0):
+        if name not in LOSSES and name not in SUMS:
+            problems.append(unknown_name("loss term", name, [*LOSSES, *SUMS]))
+            continue
+        if not (math.isfinite(weight) and weight > 0):
             problems.append(
                 f"Weight {before.strip()!r} of loss term {name!r}; allowed: a number above 0, "
                 "as in 'l1+0.05*perceptual'."
             )
-        else:
-            weights[name] = weight
+            continue
+        for term, factor in SUMS.get(name, {name: 1.0}).items():
+            if term in weights:
+                problems.append(
+                    f"Loss term {term!r} appears twice in {text!r}. Name each term once."
+                )
+            weights[term] = weight * factor
     if problems:
         raise ConfigError(problems)
     return weights
@@ -188,7 +250,7 @@ def build_loss(
 
     Args:
         terms: weights by name, keys of :data:`LOSSES`, as :func:`parse_loss` gives them.
-        features: the network that a perceptual term looks through, a key of :data:`FEATURES`.
+        features: what perceptual and style terms look through, a key of :data:`FEATURES`.
         weights_path: local file with its weights; otherwise torchvision's own.
         allow_download: whether torchvision may download what is not in torch's cache.
 

@@ -1,18 +1,24 @@
-"""The distance between what an ImageNet network sees in the prediction and in the target."""
+"""Distances between what an ImageNet network sees in what was filled in and in the target."""
 
 from __future__ import annotations
 
+import functools
 import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from rayfill.models.base import composite
 from rayfill.pretrained import Availability, load_features, weights_available
 from rayfill_data.errors import ConfigError, unknown_name
 
-#: Network -> indices of the ``features`` layers whose outputs are compared. vgg19: relu1_1, 2_1,
-#: 3_1, 4_1; squeezenet1_1: the first ReLU and the Fire modules before each pooling and at the end.
+#: Network -> indices of the ``features`` layers whose outputs are compared. vgg16: pool1, 2, 3, as
+#: Liu et al. 2018; vgg19: relu1_1, 2_1, 3_1, 4_1; squeezenet1_1: the first ReLU and the Fire
+#: modules before each pooling and at the end.
 FEATURES: dict[str, tuple[int, ...]] = {
+    "vgg16": (4, 9, 16),
     "vgg19": (1, 6, 11, 20),
     "squeezenet1_1": (1, 4, 7, 12),
 }
@@ -27,7 +33,7 @@ def feature_weights_available(
     weights_path: str | os.PathLike[str] | None = None,
     allow_download: bool = True,
 ) -> Availability:
-    """Say whether a perceptual loss on ``features`` can be built; never raises, answers in seconds.
+    """Say whether losses on ``features`` can be built; never raises, answers in seconds.
 
     Args:
         features: a key of :data:`FEATURES`.
@@ -77,53 +83,151 @@ class FeatureExtractor(nn.Module):
         return maps
 
 
-def perceptual_loss(prediction: Tensor, target: Tensor, *, extractor: FeatureExtractor) -> Tensor:
-    """Return ``mean over taps of mean(|phi(prediction) - phi(target)|)``.
+def load_extractor(
+    features: str,
+    *,
+    weights_path: str | os.PathLike[str] | None = None,
+    allow_download: bool = True,
+) -> FeatureExtractor:
+    """Return the extractor called ``features``, with ImageNet weights.
 
     Args:
-        prediction: (B, 3, H, W); the gradient flows through it only.
-        target: (B, 3, H, W) in [0, 1].
-        extractor: phi.
+        features: a key of :data:`FEATURES`.
+        weights_path: local file with the network's weights; otherwise torchvision's own.
+        allow_download: whether torchvision may download what is not in torch's cache.
 
-    Source: Johnson et al. 2016 (arXiv:1603.08155); L1 per tap as in Liu et al. 2018
-    (arXiv:1804.07723). The reports leave distance and layers open.
+    Raises:
+        ConfigError: unknown features.
+        RayfillError: weights that cannot be had; never random ones instead.
     """
-    with torch.no_grad():
-        wanted = extractor(target)
-    got = extractor(prediction)
-    distances = [(a - b).abs().mean() for a, b in zip(got, wanted, strict=True)]
-    return torch.stack(distances).mean()
+    if features not in FEATURES:
+        raise ConfigError([unknown_name("features", features, FEATURES)])
+    network = load_features(features, weights_path=weights_path, allow_download=allow_download)
+    return FeatureExtractor(network, taps=FEATURES[features])
 
 
-class PerceptualLoss(nn.Module):
-    """:func:`perceptual_loss` on ImageNet features as a term of a composite loss."""
+class FeatureViews:
+    """What an extractor sees in a batch: each picture looked at once, however many terms ask."""
 
     def __init__(
         self,
+        extractor: FeatureExtractor,
         *,
-        features: str = "vgg19",
-        weights_path: str | os.PathLike[str] | None = None,
-        allow_download: bool = True,
+        prediction: Tensor,
+        image: Tensor,
+        target: Tensor,
+        hole_mask: Tensor,
     ) -> None:
-        """Load the features.
+        """Keep the batch; the arguments are those of a loss term."""
+        self._extractor = extractor
+        self._prediction = prediction
+        self._image = image
+        self._target = target
+        self._hole_mask = hole_mask
 
-        Args:
-            features: a key of :data:`FEATURES`.
-            weights_path: local file with the network's weights; otherwise torchvision's own.
-            allow_download: whether torchvision may download what is not in torch's cache.
+    @functools.cached_property
+    def target(self) -> list[Tensor]:
+        """Maps of the target, through which no gradient flows."""
+        with torch.no_grad():
+            maps: list[Tensor] = self._extractor(self._target)
+        return maps
 
-        Raises:
-            ConfigError: unknown features.
-            RayfillError: weights that cannot be had; never random ones instead.
-        """
+    @functools.cached_property
+    def prediction(self) -> list[Tensor]:
+        """Maps of the prediction."""
+        maps: list[Tensor] = self._extractor(self._prediction)
+        return maps
+
+    @functools.cached_property
+    def composite(self) -> list[Tensor]:
+        """Maps of the composite."""
+        filled = composite(self._prediction, self._image, self._hole_mask)
+        maps: list[Tensor] = self._extractor(filled)
+        return maps
+
+
+def feature_distances(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """Return ``mean(|a - b|)`` per tap, (taps,).
+
+    Args:
+        got: a map (B, C, H, W) per tap.
+        wanted: as many of the same shapes.
+    """
+    return torch.stack([(a - b).abs().mean() for a, b in zip(got, wanted, strict=True)])
+
+
+def gram_matrices(maps: Tensor) -> Tensor:
+    """Return ``G[c, d] = sum over pixels of x[c] x[d] / (C H W)`` per sample, (B, C, C).
+
+    Args:
+        maps: (B, C, H, W).
+    """
+    flat = maps.flatten(2)
+    return flat @ flat.transpose(1, 2) / (flat.shape[1] * flat.shape[2])
+
+
+def style_distances(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """Return ``sum(|G(a) - G(b)|) / C^2`` per tap, the mean over samples, (taps,).
+
+    Arguments as :func:`feature_distances`; ``G`` is :func:`gram_matrices`.
+    """
+    pairs = zip(got, wanted, strict=True)
+    return torch.stack([(gram_matrices(a) - gram_matrices(b)).abs().mean() for a, b in pairs])
+
+
+class FeatureTerm(nn.Module, ABC):
+    """A term of a composite loss that looks through an ImageNet network."""
+
+    def __init__(self, extractor: FeatureExtractor) -> None:
+        """Keep the extractor, which several terms may share."""
         super().__init__()
-        if features not in FEATURES:
-            raise ConfigError([unknown_name("features", features, FEATURES)])
-        network = load_features(features, weights_path=weights_path, allow_download=allow_download)
-        self.extractor = FeatureExtractor(network, taps=FEATURES[features])
+        self.extractor = extractor
+
+    @abstractmethod
+    def measure(self, views: FeatureViews) -> Tensor:
+        """Return the loss of a batch that other terms may look at too, a scalar."""
 
     def forward(
         self, prediction: Tensor, image: Tensor, target: Tensor, hole_mask: Tensor
     ) -> Tensor:
         """Return the loss, a scalar."""
-        return perceptual_loss(prediction, target, extractor=self.extractor)
+        views = FeatureViews(
+            self.extractor, prediction=prediction, image=image, target=target, hole_mask=hole_mask
+        )
+        return self.measure(views)
+
+
+class PerceptualLoss(FeatureTerm):
+    """Mean over taps of :func:`feature_distances` between prediction and target.
+
+    Source: Johnson et al. 2016 (arXiv:1603.08155); L1 per tap as in Liu et al. 2018
+    (arXiv:1804.07723). The reports leave distance and layers open.
+    """
+
+    def measure(self, views: FeatureViews) -> Tensor:
+        """Return the loss, a scalar."""
+        return feature_distances(views.prediction, views.target).mean()
+
+
+class LiuPerceptualLoss(FeatureTerm):
+    """Sum over taps of :func:`feature_distances` of prediction and of composite to the target.
+
+    Source: Liu et al. 2018 (arXiv:1804.07723), L_perceptual.
+    """
+
+    def measure(self, views: FeatureViews) -> Tensor:
+        """Return the loss, a scalar."""
+        of_prediction = feature_distances(views.prediction, views.target)
+        return (of_prediction + feature_distances(views.composite, views.target)).sum()
+
+
+class StyleLoss(FeatureTerm):
+    """Sum over taps of :func:`style_distances` of prediction and of composite to the target.
+
+    Source: Liu et al. 2018 (arXiv:1804.07723), L_style_out + L_style_comp.
+    """
+
+    def measure(self, views: FeatureViews) -> Tensor:
+        """Return the loss, a scalar."""
+        of_prediction = style_distances(views.prediction, views.target)
+        return (of_prediction + style_distances(views.composite, views.target)).sum()

@@ -50,6 +50,26 @@ def hole_valid_l1_loss(
     return (weight * (prediction - target).abs()).mean()
 
 
+def hole_l1_loss(prediction: Tensor, target: Tensor, hole_mask: Tensor) -> Tensor:
+    """Return ``mean(H * |prediction - target|)`` over all pixels, those of the hole and others.
+
+    Arguments as :func:`hole_valid_l1_loss`.
+
+    Source: Liu et al. 2018 (arXiv:1804.07723), L_hole.
+    """
+    return torch.where(hole_mask > 0.5, (prediction - target).abs(), 0.0).mean()
+
+
+def valid_l1_loss(prediction: Tensor, target: Tensor, hole_mask: Tensor) -> Tensor:
+    """Return ``mean((1 - H) * |prediction - target|)`` over all pixels.
+
+    Arguments as :func:`hole_valid_l1_loss`.
+
+    Source: Liu et al. 2018 (arXiv:1804.07723), L_valid.
+    """
+    return torch.where(hole_mask > 0.5, 0.0, (prediction - target).abs()).mean()
+
+
 def log_mse_loss(prediction: Tensor, target: Tensor, hole_mask: Tensor) -> Tensor:
     """Return the mean over samples of ``log(mse in the hole + 1e-5)``, i.e. -0.23 x PSNR in it.
 
@@ -97,6 +117,26 @@ class HoleValidL1Loss(nn.Module):
     ) -> Tensor:
         """Return the loss, a scalar."""
         return hole_valid_l1_loss(prediction, target, hole_mask)
+
+
+class HoleL1Loss(nn.Module):
+    """:func:`hole_l1_loss` as a term of a composite loss."""
+
+    def forward(
+        self, prediction: Tensor, image: Tensor, target: Tensor, hole_mask: Tensor
+    ) -> Tensor:
+        """Return the loss, a scalar."""
+        return hole_l1_loss(prediction, target, hole_mask)
+
+
+class ValidL1Loss(nn.Module):
+    """:func:`valid_l1_loss` as a term of a composite loss."""
+
+    def forward(
+        self, prediction: Tensor, image: Tensor, target: Tensor, hole_mask: Tensor
+    ) -> Tensor:
+        """Return the loss, a scalar."""
+        return valid_l1_loss(prediction, target, hole_mask)
 
 
 class LogMSELoss(nn.Module):

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from rayfill_data.errors import RayfillError
 
-_SSIM_SIGMA = 1.5
-_SSIM_RADIUS = 5  # of an 11-pixel window: 3.5 sigma
-_SSIM_K1, _SSIM_K2 = 0.01, 0.03
-_WINDOW = np.exp(-0.5 * (np.arange(-_SSIM_RADIUS, _SSIM_RADIUS + 1) / _SSIM_SIGMA) ** 2)
+SSIM_SIGMA = 1.5
+SSIM_RADIUS = 5  # of an 11-pixel window: 3.5 sigma
+SSIM_K1, SSIM_K2 = 0.01, 0.03
+_WINDOW = np.exp(-0.5 * (np.arange(-SSIM_RADIUS, SSIM_RADIUS + 1) / SSIM_SIGMA) ** 2)
 _WINDOW /= _WINDOW.sum()
 
 
@@ -110,7 +110,7 @@ def inner_mean(values: Tensor) -> Tensor:
     Raises:
         RayfillError: pictures smaller than the SSIM window.
     """
-    r = _SSIM_RADIUS
+    r = SSIM_RADIUS
     if min(values.shape[-2:]) <= 2 * r:
         raise RayfillError(
             f"SSIM of pictures of {values.shape[-1]}x{values.shape[-2]} pixels; both sides must be "
@@ -137,8 +137,8 @@ def _map_on_cpu(prediction: Tensor, target: Tensor, *, data_range: float) -> Ten
 
 def _map_by_products(prediction: Tensor, target: Tensor, *, data_range: float) -> Tensor:
     """Blur the whole batch by two matrix products, in float64 as a GPU may round others."""
-    rows = _window_matrix(prediction.shape[-2], device=prediction.device)
-    columns = _window_matrix(prediction.shape[-1], device=prediction.device).T
+    rows = window_matrix(prediction.shape[-2], device=prediction.device)
+    columns = window_matrix(prediction.shape[-1], device=prediction.device).T
 
     def blur(planes: Tensor) -> Tensor:
         return rows @ planes @ columns
@@ -153,7 +153,7 @@ def _similarity(
 
     4 ab = s^2 - d^2 and 2 (a^2 + b^2) = s^2 + d^2 hold for means, their products and (co)variances.
     """
-    c1, c2 = (_SSIM_K1 * data_range) ** 2, (_SSIM_K2 * data_range) ** 2
+    c1, c2 = (SSIM_K1 * data_range) ** 2, (SSIM_K2 * data_range) ** 2
     total, difference = a + b, a - b
     # A variance does not depend on where zero lies; near it, float32 loses least of it.
     centre = total.mean()
@@ -176,10 +176,10 @@ def _blur_plane(plane: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=8)
-def _window_matrix(size: int, *, device: torch.device) -> Tensor:
+def window_matrix(size: int, *, device: torch.device) -> Tensor:
     """Return the (size, size) float64 matrix that blurs a column, mirrored edges included."""
     target = np.arange(size)[:, None]
-    source = (target + np.arange(-_SSIM_RADIUS, _SSIM_RADIUS + 1)) % (2 * size)
+    source = (target + np.arange(-SSIM_RADIUS, SSIM_RADIUS + 1)) % (2 * size)
     source = np.where(source >= size, 2 * size - 1 - source, source)
     matrix = np.zeros((size, size))
     np.add.at(matrix, (np.broadcast_to(target, source.shape), source), _WINDOW)
