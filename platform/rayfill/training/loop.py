@@ -146,6 +146,8 @@ class Training:
     def run(self) -> TrainingSummary:
         """Train from the newest whole checkpoint to the last epoch."""
         self._resume()
+        if not self._epoch:
+            self._show(step=0)
         while self._epoch < self._config.train.epochs:
             self._run_epoch()
             self._runtime.report(self._history[-1])
@@ -254,11 +256,17 @@ class Training:
         epoch = int(entry["epoch"])
         values = {name: value for name, value in entry.items() if name != "epoch"}
         self._recorder.metrics(values | system_metrics(self._runtime.device), step=epoch)
-        if with_pictures and self._pictures is not None:
-            prediction = self._recipe.predict(self._pictures.image, self._pictures.hole_mask)
-            sheets = picture_rows(self._pictures, prediction)
-            for sample_id, sheet in zip(self._pictures.sample_id, sheets, strict=True):
-                self._recorder.picture(f"val/{sample_id}", sheet, step=epoch)
+        if with_pictures:
+            self._show(step=epoch)
+
+    def _show(self, *, step: int) -> None:
+        """Record what the kept weights make of the same validation samples every time."""
+        if self._recorder is None or self._pictures is None:
+            return
+        prediction = self._recipe.predict(self._pictures.image, self._pictures.hole_mask)
+        sheets = picture_rows(self._pictures, prediction)
+        for sample_id, sheet in zip(self._pictures.sample_id, sheets, strict=True):
+            self._recorder.picture(f"val/{sample_id}", sheet, step=step)
 
 
 class BadSteps:
