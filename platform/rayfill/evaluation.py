@@ -101,5 +101,6 @@ def protocol(dataset: PreparedDataset, *, split: str, lpips_network: str | None)
         "psnr": "data range 1; infinite values counted, not averaged",
         "ssim": "Gaussian window 11, sigma 1.5, mean over channels",
         "hole_metrics": "hole pixels only",
+        "dice": "2 sum(y y') / sum(y + y') over all pixels; a perfect fill has dice_ceiling",
         "lpips": lpips_network or "not measured: no weights",
     }

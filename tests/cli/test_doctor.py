@@ -35,6 +35,8 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("rayfill.losses.feature_weights_available", absent)
     monkeypatch.setattr("rayfill.metrics.lpips_available", absent)
+    without = Availability(ok=False, reason="not installed", how_to_get="Install torch-fidelity.")
+    monkeypatch.setattr("rayfill.metrics.fid_available", lambda: without)
 
 
 def findings(uri: str) -> dict[str, Finding]:
@@ -125,9 +127,11 @@ def test_missing_weights_are_optional_and_say_how_to_get_them(cli: Cli, without_
     found = findings("sqlite:///none.db")
     weights = {what: f for what, f in found.items() if "LPIPS" in what or "perceptual" in what}
     assert set(weights) == {
-        "perceptual loss, vgg19", "perceptual loss, squeezenet1_1",
+        "perceptual loss, vgg16", "perceptual loss, vgg19", "perceptual loss, squeezenet1_1",
         "LPIPS, squeeze", "LPIPS, alex", "LPIPS, vgg",
     }  # fmt: skip
+    assert found["FID"].state == "optional"
+    assert "torch-fidelity" in found["FID"].advice
     for what, finding in weights.items():
         name = what.rpartition(", ")[2]
         assert finding == Finding(

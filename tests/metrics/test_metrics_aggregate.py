@@ -10,12 +10,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import nn
 
 from rayfill.metrics import BUCKETS, InpaintingMetrics, hole_psnr, l1, psnr
+from rayfill_data.codec import decode_photo
 
+CIFAR = Path(__file__).parents[3] / "shared/data/cifar10/cifar10_full.parquet"
 SIDE = 20  # 400 pixels, so that whole percentages are whole pixels
 
 
@@ -86,7 +89,52 @@ def test_result_does_not_depend_on_the_batching():
     parts = [(composite[i : i + 2], target[i : i + 2], mask[i : i + 2]) for i in (0, 2, 4)]
     apart = filled(*parts).compute()
     for name, score in together.total.items():
-        assert apart.total[name] == pytest.approx(score, rel=1e-9)
+        assert apart.total[name] == pytest.approx(score, rel=1e-9, nan_ok=True)
+
+
+def plain_dice(a, b):
+    a, b = a.numpy().astype(float), b.numpy().astype(float)
+    return 2 * (a * b).sum() / (a + b).sum()
+
+
+def test_dice_pools_all_pixels_and_stands_beside_its_ceiling():
+    composite, target, mask = samples(30, 60, 70, 200, 399)
+    composite[1] *= 0.1  # so that the mean over pictures would be another value
+    table = filled((composite[:3], target[:3], mask[:3]), (composite[3:], target[3:], mask[3:]))
+    table = table.compute()
+    pooled = plain_dice(composite, target)
+    each = [plain_dice(a, b) for a, b in zip(composite, target, strict=True)]
+    assert abs(np.mean(each) - pooled) > 1e-3
+    assert table.total["dice"].mean == pytest.approx(pooled, rel=1e-6)
+    assert table.total["dice_ceiling"].mean == pytest.approx(plain_dice(target, target), rel=1e-6)
+    bucket = table.buckets["[10,20)"]
+    assert bucket["dice"].mean == pytest.approx(plain_dice(composite[1:3], target[1:3]), rel=1e-6)
+    assert (bucket["dice"].n, table.total["dice"].n) == (2, 5)
+    assert math.isnan(table.total["dice"].std)
+    perfect = filled((target, target, mask)).compute().total
+    assert perfect["dice"].mean == pytest.approx(perfect["dice_ceiling"].mean, rel=1e-12)
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not CIFAR.is_file(), reason="no CIFAR-10 beside the project")
+def test_ceiling_of_dice_on_the_test_pictures_of_cifar_10():
+    rows = pq.read_table(CIFAR, columns=["image"], filters=[("split", "=", "test")])["image"]
+    pictures = np.stack([decode_photo(row["bytes"]).rgb for row in rows.to_pylist()])
+    target = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
+    metrics = InpaintingMetrics()
+    for part in target.split(1000):
+        metrics.update(part, part, torch.ones(len(part), 1, 32, 32))
+    score = metrics.compute().total["dice_ceiling"]
+    assert score.n == 10_000
+    assert round(score.mean, 4) == 0.6077  # computed once, in NumPy, beside the report
+
+
+def test_black_pictures_have_no_dice():
+    _, _, mask = samples(30, 60)
+    black = torch.zeros(2, 3, SIDE, SIDE)
+    score = filled((black, black, mask)).compute().total["dice"]
+    assert math.isnan(score.mean)
+    assert score.n == 2
 
 
 def test_infinite_psnr_is_counted_and_not_averaged_in():
@@ -107,6 +155,7 @@ def test_samples_without_a_hole_count_in_whole_picture_metrics_only():
     table = filled((composite, target, mask)).compute()
     assert {name: score.n for name, score in table.total.items()} == {
         "psnr": 2, "ssim": 2, "hole_psnr": 1, "hole_ssim": 1, "l1": 2,
+        "dice": 2, "dice_ceiling": 2,
     }  # fmt: skip
     assert table.total["hole_psnr"].n_infinite == 0
 
@@ -115,7 +164,7 @@ def test_a_nan_is_not_hidden():
     composite, target, mask = samples(50, 60)
     composite[0, 0, 0, 0] = float("nan")
     total = filled((composite, target, mask)).compute().total
-    assert all(math.isnan(total[name].mean) for name in ("psnr", "ssim", "l1"))
+    assert all(math.isnan(total[name].mean) for name in ("psnr", "ssim", "l1", "dice"))
     assert math.isnan(total["l1"].std)
 
 
@@ -194,12 +243,16 @@ def test_two_ranks_with_uneven_shards_equal_one(tmp_path):
     assert first == second
     alone = filled(batch).compute().to_dict()
     for name, score in alone["total"].items():
-        assert first["total"][name] == pytest.approx(score, rel=1e-9)
+        for field, value in score.items():
+            got = first["total"][name][field]
+            assert got is value is None or got == pytest.approx(value, rel=1e-9)
 
 
 def test_states_are_summed_over_ranks():
     metrics = InpaintingMetrics()
-    assert set(metrics._reductions) == {"sums", "squares", "counts", "infinite"}
+    assert set(metrics._reductions) == {
+        "sums", "squares", "counts", "infinite", "products",
+    }  # fmt: skip
     first, second = filled(samples(50, 60)), filled(samples(50, 60, 90))
     for state in metrics._reductions:
         assert metrics._reductions[state] is not None

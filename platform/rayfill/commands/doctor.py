@@ -197,13 +197,14 @@ def _champion(tracking_uri: str) -> Finding:
 
 def _weights() -> Iterator[Finding]:
     from rayfill.losses import FEATURES, feature_weights_available
-    from rayfill.metrics import lpips_available
+    from rayfill.metrics import fid_available, lpips_available
     from rayfill.metrics.lpips import BACKBONES
 
     if importlib.util.find_spec("lpips") is None:
         return
     looked = {f"perceptual loss, {n}": feature_weights_available(n) for n in FEATURES}
     looked |= {f"LPIPS, {n}": lpips_available(n) for n in BACKBONES}
+    looked["FID"] = fid_available()
     for what, found in looked.items():
         state: Literal["ok", "optional"] = "ok" if found.ok else "optional"
         yield Finding(what=what, state=state, found=found.reason, advice=found.how_to_get)

@@ -1,15 +1,19 @@
-"""How good a filled picture is: per-sample functions, LPIPS, and tables over a split."""
+"""How good a filled picture is: per-sample functions, LPIPS, FID, and tables over a split."""
 
 from rayfill.metrics.aggregate import BUCKETS, InpaintingMetrics, MetricTable, Score
+from rayfill.metrics.fid import FID_MIN_SAMPLES, FidMetric, fid_available
 from rayfill.metrics.functional import hole_psnr, hole_ssim, l1, psnr, ssim, ssim_map
 from rayfill.metrics.lpips import LpipsMetric, lpips_available
 
 __all__ = [
     "BUCKETS",
+    "FID_MIN_SAMPLES",
+    "FidMetric",
     "InpaintingMetrics",
     "LpipsMetric",
     "MetricTable",
     "Score",
+    "fid_available",
     "hole_psnr",
     "hole_ssim",
     "l1",

@@ -17,15 +17,18 @@ BUCKETS = (*(f"[{low},{low + 10})" for low in range(0, 90, 10)), "[90,100]")
 
 _DATA_RANGE = 1.0
 
+#: Metrics of all pixels of a bucket together, which have no value per sample and so no deviation.
+POOLED = ("dice", "dice_ceiling")
+
 
 class Score(NamedTuple):
     """One metric over the samples of one bucket."""
 
     mean: float
-    """Over the finite values; NaN if there are none."""
+    """Over the finite values, or over all pixels where pooled; NaN if there are none."""
 
     std: float
-    """Population standard deviation of the finite values; NaN if there are none."""
+    """Population standard deviation of the finite values; NaN if there are none, or if pooled."""
 
     n: int
     """Number of finite values."""
@@ -61,12 +64,16 @@ def _plain(scores: dict[str, Score]) -> dict[str, dict[str, float | int | None]]
 
 
 class InpaintingMetrics(Metric):
-    """PSNR, SSIM and L1 of composites, whole and in the hole, and LPIPS if given.
+    """PSNR, SSIM and L1 of composites, whole and in the hole, Dice, and LPIPS if given.
 
     ``update(composite, target, hole_mask)`` adds samples; ``compute()`` gives a
     :class:`MetricTable`. State is sums and counts in float64, added up over ranks, so shards may be
     uneven. Samples without a hole count in the whole-picture metrics only; a NaN is not hidden: it
     makes the mean NaN.
+
+    ``dice`` is ``2 sum(y y') / sum(y + y')`` of the intensities of target y and composite y',
+    summed over all pixels of the samples, as report P5 defines it. Brightness rules it: what a
+    perfect composite scores is not 1 but ``dice_ceiling``.
     """
 
     full_state_update = False
@@ -77,6 +84,7 @@ class InpaintingMetrics(Metric):
     squares: Tensor
     counts: Tensor
     infinite: Tensor
+    products: Tensor
 
     def __init__(self, *, lpips: LpipsMetric | None = None) -> None:
         """Start empty.
@@ -92,6 +100,9 @@ class InpaintingMetrics(Metric):
         for state in ("sums", "squares", "counts", "infinite"):
             zeros = torch.zeros(shape, dtype=torch.float64)
             self.add_state(state, default=zeros, dist_reduce_fx="sum")
+        # sum(y y'), sum(y y), sum(y'), sum(y), and the number of samples
+        products = torch.zeros((5, len(BUCKETS)), dtype=torch.float64)
+        self.add_state("products", default=products, dist_reduce_fx="sum")
 
     def update(self, composite: Tensor, target: Tensor, hole_mask: Tensor) -> None:
         """Add samples.
@@ -120,6 +131,7 @@ class InpaintingMetrics(Metric):
         self.squares = self.squares.index_add(1, bucket, kept.square())
         self.counts = self.counts.index_add(1, bucket, finite.double())
         self.infinite = self.infinite.index_add(1, bucket, infinite.double())
+        self.products = self.products.index_add(1, bucket, _products(composite, target))
 
     def _values(self, composite: Tensor, target: Tensor, hole_mask: Tensor) -> Tensor:
         similarity = ssim_map(composite, target, data_range=_DATA_RANGE)
@@ -137,17 +149,20 @@ class InpaintingMetrics(Metric):
     def compute(self) -> MetricTable:
         """Return the scores of all samples added so far, on all ranks."""
         state = torch.stack([self.sums, self.squares, self.counts, self.infinite]).cpu()
+        products = self.products.cpu()
         return MetricTable(
-            total=self._scores(state.sum(dim=2)),
+            total=self._scores(state.sum(dim=2), products.sum(dim=1)),
             buckets={
-                bucket: self._scores(state[:, :, index]) for index, bucket in enumerate(BUCKETS)
+                bucket: self._scores(state[:, :, index], products[:, index])
+                for index, bucket in enumerate(BUCKETS)
             },
         )
 
-    def _scores(self, state: Tensor) -> dict[str, Score]:
-        """Turn (4, metrics) sums, squares, counts and infinite counts into scores."""
+    def _scores(self, state: Tensor, products: Tensor) -> dict[str, Score]:
+        """Turn (4, metrics) sums, squares and two counts, and (5,) products, into scores."""
         rows = zip(self.metric_names, state.T.tolist(), strict=True)
-        return {name: _score(*values) for name, values in rows}
+        scores = {name: _score(*values) for name, values in rows}
+        return scores | _dice_scores(*products.tolist())
 
 
 def _score(total: float, squares: float, count: float, infinite: float) -> Score:
@@ -158,3 +173,22 @@ def _score(total: float, squares: float, count: float, infinite: float) -> Score
     # Rounding may leave a variance just below 0; a NaN must stay one.
     std = 0.0 if variance < 0 else math.sqrt(variance)
     return Score(mean=mean, std=std, n=int(count), n_infinite=int(infinite))
+
+
+def _products(composite: Tensor, target: Tensor) -> Tensor:
+    """Return what Dice is made of per sample, (5, B) float64."""
+    terms = [composite * target, target.square(), composite, target]
+    sums = [term.sum(dim=(1, 2, 3), dtype=torch.float64) for term in terms]
+    return torch.stack([*sums, torch.ones_like(sums[0])])
+
+
+def _dice_scores(
+    overlap: float, perfect: float, composite: float, target: float, count: float
+) -> dict[str, Score]:
+    # Black pictures, or no samples, have no Dice.
+    dice = 2 * overlap / (composite + target) if composite + target else math.nan
+    ceiling = perfect / target if target else math.nan
+    return {
+        name: Score(mean=mean, std=math.nan, n=int(count), n_infinite=0)
+        for name, mean in zip(POOLED, (dice, ceiling), strict=True)
+    }
