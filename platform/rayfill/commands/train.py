@@ -2,18 +2,59 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import tyro
 
 from rayfill.config import RunConfig, check
 from rayfill.console import make_console
+from rayfill.presets import PRESETS, find_preset
+from rayfill_data.errors import ConfigError
+
+_PRESET_HELP = "Recipe of a report, which the other flags override: " + "; ".join(
+    f"{name} ({preset.summary})" for name, preset in PRESETS.items()
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Arguments:
+    """Everything that defines one training run."""
+
+    preset: Annotated[str | None, tyro.conf.arg(metavar="NAME", help=_PRESET_HELP)] = None
+    config: Annotated[RunConfig, tyro.conf.arg(name="")] = RunConfig()
+
+
+def parse(args: Sequence[str]) -> RunConfig:
+    """Return the run that the flags describe, on top of ``--preset NAME`` where there is one.
+
+    Raises:
+        ConfigError: an unknown preset, or every value that cannot be used.
+    """
+    # Which defaults the flags override must be known before they are read.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", nargs="?")
+    name = first.parse_known_args(args)[0].preset
+    default = _Arguments()
+    if name is not None:
+        default = _Arguments(preset=name, config=find_preset(name).config)
+    config = tyro.cli(_Arguments, args=list(args), default=default, prog="rayfill train").config
+    if name is not None and PRESETS[name].needs_init and not config.train.init_from:
+        raise ConfigError(
+            [
+                f"Preset {name} goes on from a trained model, and train.init_from is not given: "
+                "name the bundle of the phase before with --train.init-from."
+            ]
+        )
+    return check(config)
 
 
 def main(args: Sequence[str]) -> int:
     """Run the command."""
-    config = check(tyro.cli(RunConfig, args=list(args), prog="rayfill train"))
+    config = parse(args)
     from rayfill.cluster import place, ray_cluster
     from rayfill.data_location import check_data, ensure_data
     from rayfill.sweep_progress import train_watched
