@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from rayfill.config import RunConfig, replace
+from rayfill.losses import Availability
 from rayfill.sweep_plan import (
     Outcome,
+    leave_out_untrainable,
     open_plan,
     plan_trials,
     read_outcome,
@@ -139,6 +141,20 @@ def test_a_damaged_plan_is_one_clear_error(tmp_path: Path, content: bytes) -> No
     with pytest.raises(RayfillError, match="plan.json is damaged or of another version"):
         open_plan("sweep", trials, storage=str(tmp_path), resume=True)
     assert (tmp_path / "sweep" / "plan.json").read_bytes() == content
+
+
+@pytest.mark.parametrize("terms", ["mse+perceptual", "0.1*style", "l1+liu_perceptual", "liu"])
+def test_trials_whose_loss_lacks_weights_are_left_out(
+    terms: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = Availability(ok=False, reason="no weights here", how_to_get="Get them.")
+    monkeypatch.setattr("rayfill.losses.feature_weights_available", lambda *_, **__: absent)
+    trials = plan_trials(RunConfig(), {"loss.terms": ("l1+tv+ssim", terms)})
+    kept, notes = leave_out_untrainable(trials)
+    assert [trial.loss.terms for trial in kept] == ["l1+tv+ssim"]
+    assert notes == [f"1 of 2 trials left out ({trials[1].name}): no weights here. Get them."]
+    with pytest.raises(RayfillError, match="1 of 1 trials left out"):
+        leave_out_untrainable(trials[1:])
 
 
 def test_outcomes_come_back_as_written(tmp_path: Path) -> None:
