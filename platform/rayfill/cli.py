@@ -48,7 +48,16 @@ def guarded(run: Main, args: Sequence[str]) -> int:
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # read when MLflow is imported
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupted = 130
+
+    def terminate(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+        # Like Ctrl-C, so that Ray and MLflow are closed properly: Ray aborts on a SystemExit that
+        # reaches it while it waits.
+        nonlocal interrupted
+        interrupted = 143
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
     try:
         status = run(args)
         sys.stdout.flush()  # so that a reader who has gone is noticed here
@@ -62,7 +71,7 @@ def guarded(run: Main, args: Sequence[str]) -> int:
         return 2
     except KeyboardInterrupt:
         _complain("interrupted; a sweep or run goes on from its last checkpoint with --resume")
-        return 130
+        return interrupted
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -94,8 +103,3 @@ def _overview() -> str:
 
 def _complain(message: str) -> None:
     sys.stderr.write(f"rayfill: {message}\n")
-
-
-def _terminate(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
-    # SystemExit unwinds like any exception, so Ray and MLflow are closed properly.
-    sys.exit(143)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ def ray_cluster(*, dashboard: bool = False) -> Iterator[Capacity]:
     # Ray's own rich tables would fight with ours.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
+    on_terminate = signal.getsignal(signal.SIGTERM)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
         # The very code of this process, so that no node runs an older installed copy.
@@ -71,6 +73,8 @@ def ray_cluster(*, dashboard: bool = False) -> Iterator[Capacity]:
             runtime_env={"env_vars": environment},
             **options,
         )
+    # ray.init puts a handler of its own in the place of the caller's.
+    signal.signal(signal.SIGTERM, on_terminate)
     try:
         yield _capacity()
     finally:
