@@ -12,28 +12,26 @@ from rayfill.evaluation import evaluate
 from rayfill.metrics import LpipsMetric, MetricTable, lpips_available
 
 if TYPE_CHECKING:
-    from rayfill_data.reader import PreparedDataset
+    from rayfill_data.reader import SplitArrays
 
 #: Fast enough for any split; the biharmonic one takes seconds for a large hole.
 _TABLE_BASELINES = ("telea", "navier_stokes", "push_pull", "harmonic")
 
 
 def evaluate_bundles(
-    bundles: Mapping[str, str], *, dataset: PreparedDataset, lpips: LpipsMetric | None
+    bundles: Mapping[str, str], *, arrays: SplitArrays, lpips: LpipsMetric | None
 ) -> dict[str, MetricTable]:
-    """Return the test metrics of trained models by name."""
+    """Return the metrics of trained models by name."""
     return {
-        name: evaluate(load_bundle(uri).model, dataset=dataset, lpips=lpips)
+        name: evaluate(load_bundle(uri).model, arrays=arrays, lpips=lpips)
         for name, uri in bundles.items()
     }
 
 
-def evaluate_baselines(
-    *, dataset: PreparedDataset, lpips: LpipsMetric | None
-) -> dict[str, MetricTable]:
-    """Return the test metrics of the classical baselines by name."""
+def evaluate_baselines(*, arrays: SplitArrays, lpips: LpipsMetric | None) -> dict[str, MetricTable]:
+    """Return the metrics of the classical baselines by name."""
     return {
-        name: evaluate(BASELINES[name], dataset=dataset, lpips=lpips) for name in _TABLE_BASELINES
+        name: evaluate(BASELINES[name], arrays=arrays, lpips=lpips) for name in _TABLE_BASELINES
     }
 
 

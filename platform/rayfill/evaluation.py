@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -16,18 +15,10 @@ from rayfill_data.batches import evaluation_batches
 if TYPE_CHECKING:
     from rayfill.metrics import LpipsMetric
     from rayfill.training.recipes import TensorBatch
-    from rayfill_data.reader import PreparedDataset
+    from rayfill_data.reader import PreparedDataset, SplitArrays
 
 #: ``predict(image, hole_mask) -> prediction``: a model's forward, a recipe's, a baseline's.
 Predict = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What one system scored on one split."""
-
-    name: str
-    table: MetricTable
 
 
 def accumulate(
@@ -51,18 +42,16 @@ def accumulate(
 def evaluate(
     predict: Predict | nn.Module,
     *,
-    dataset: PreparedDataset,
-    split: str = "test",
+    arrays: SplitArrays,
     device: torch.device | None = None,
     batch_size: int = 32,
     lpips: LpipsMetric | None = None,
 ) -> MetricTable:
-    """Return the metrics of a system over a split of a prepared dataset.
+    """Return the metrics of a system over a split.
 
     Args:
         predict: A model (used in eval mode), or any function of the same form.
-        dataset: An opened prepared dataset.
-        split: ``val`` or ``test``: those with frozen holes.
+        arrays: A loaded split with frozen holes (``val`` or ``test``), to measure many systems on.
         device: Where to compute; None is the CPU.
         batch_size: Samples at a time.
         lpips: Also measure LPIPS with this network.
@@ -75,14 +64,11 @@ def evaluate(
     device = device or torch.device("cpu")
     if isinstance(predict, nn.Module):
         predict = predict.to(device).eval()
-    arrays = dataset.load(split)
+    batches = evaluation_batches(arrays, batch_size=batch_size)
     with torch.inference_mode():
         return accumulate(
             predict,
-            (
-                to_device(b, device=device)
-                for b in evaluation_batches(arrays, batch_size=batch_size)
-            ),
+            (to_device(batch, device=device) for batch in batches),
             metrics=InpaintingMetrics(lpips=lpips).to(device),
         )
 

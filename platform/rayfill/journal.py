@@ -9,6 +9,13 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+_STATE = "state.json"
+
+
+def recorded_run(folder: Path) -> str:
+    """Return the MLflow run that the journal in ``folder`` writes to, empty while it has none."""
+    return str(_read_json(folder / _STATE).get("run_id", ""))
+
 
 class Journal:
     """Events in ``journal.jsonl``; ``state.json`` holds the run id and the number already sent.
@@ -21,7 +28,7 @@ class Journal:
         self.folder = folder
         (folder / "files").mkdir(parents=True, exist_ok=True)
         self._path = folder / "journal.jsonl"
-        self._state_path = folder / "state.json"
+        self._state_path = folder / _STATE
         state = _read_json(self._state_path)
         self.run_id: str = state.get("run_id", "")
         self._sent: int = state.get("sent", 0)

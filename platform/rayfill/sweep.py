@@ -183,9 +183,10 @@ class _Run:
         lpips, why_not = lpips_if_available(config.eval)
         runs = [*self.trials, *([winner] if winner else [])]
         runs = [run for run in runs if math.isfinite(self._score(self._job(run)))]
+        arrays = self.dataset.load("test")  # once, for all systems
         tables = evaluate_bundles(
             {run.name: best_bundle(self._job(run).run_dir) for run in runs},
-            dataset=self.dataset,
+            arrays=arrays,
             lpips=lpips,
         )
         entries = [
@@ -200,7 +201,7 @@ class _Run:
         ]
         entries += [
             Entry(name=name, kind="baseline", table=table)
-            for name, table in evaluate_baselines(dataset=self.dataset, lpips=lpips).items()
+            for name, table in evaluate_baselines(arrays=arrays, lpips=lpips).items()
         ]
         failed = [f"{n} failed: {o.reason}" for n, o in outcomes.items() if o.status == "failed"]
         network = config.eval.lpips_network if lpips else None

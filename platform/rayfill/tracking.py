@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rayfill.journal import Journal
+from rayfill.journal import Journal, recorded_run
 
 logger = logging.getLogger(__name__)
 
@@ -292,11 +292,10 @@ def replay(folder: Path, *, tracking_uri: str) -> int:
 def _parent_run_id(parent: str) -> str:
     if os.sep not in parent:
         return parent
-    journal = Journal(Path(parent))
-    journal.close()
-    if not journal.run_id:
+    run_id = recorded_run(Path(parent))
+    if not run_id:
         raise LookupError("the parent run is not recorded yet")
-    return journal.run_id
+    return run_id
 
 
 def describe_unsent(folders: Mapping[Path, int]) -> str:

@@ -166,13 +166,20 @@ def train_on_ray(
 
 def attach_tracker(job: TrainingJob) -> Tracker:
     """Open the tracker of a run, by its journal or, on another machine, by its checkpoint."""
+    from rayfill.journal import recorded_run
     from rayfill.tracking import Tracker
+
+    folder, uri = Path(job.tracker_dir), str(job.config.tracking.uri)
+    known = recorded_run(folder) or _checkpointed_run(job)
+    return Tracker(folder, tracking_uri=uri, run_id=known)
+
+
+def _checkpointed_run(job: TrainingJob) -> str:
+    """Return the MLflow run that the newest checkpoint names; reads and verifies all of it."""
     from rayfill.training.loop import checkpoint_store
 
-    uri = str(job.config.tracking.uri)
     checkpoint, _ = checkpoint_store(job.config, run_dir=job.run_dir).latest()
-    known = str(checkpoint.meta["run_id"]) if checkpoint else ""
-    return Tracker(Path(job.tracker_dir), tracking_uri=uri, run_id=known)
+    return str(checkpoint.meta["run_id"]) if checkpoint else ""
 
 
 def open_tracker(job: TrainingJob, *, dataset: PreparedDataset) -> Tracker:
