@@ -29,8 +29,10 @@ from rayfill_data.masks import (
 RatioRange = tuple[float, float]
 _Draw = Callable[[UInt8Array, np.random.Generator], None]
 
-#: The shorter side, in pixels, for which papers give brush widths and lengths.
+#: The shorter side, in pixels, for which papers give brush widths and lengths; and for which report
+#: P3 gives the thickness of its lines.
 _PAPER_SIDE_PX = 256
+_P3_SIDE_PX = 178
 
 #: Masks tried for a ratio range, and shapes added to each, before its outline is moved.
 _TRIES = 8
@@ -239,6 +241,8 @@ def _irregular(
 
 
 def _lines(thickness_px: tuple[int, int]) -> MaskGenerator:
+    """Return lines of a thickness meant for P3's 178 pixels, scaled with the shorter side."""
+
     def generate(
         height: int,
         width: int,
@@ -246,8 +250,10 @@ def _lines(thickness_px: tuple[int, int]) -> MaskGenerator:
         rng: np.random.Generator,
         ratio_range: RatioRange | None = None,
     ) -> UInt8Array:
+        scale = min(height, width) / _P3_SIDE_PX
+        least, most = (max(1, round(scale * thickness)) for thickness in thickness_px)
         return lines_mask(
-            height, width, rng=rng, ratio_range=ratio_range, thickness_px=thickness_px
+            height, width, rng=rng, ratio_range=ratio_range, thickness_px=(least, most)
         )
 
     return generate

@@ -106,6 +106,12 @@ def test_the_second_phase_of_lines_hides_more_than_the_first() -> None:
     assert max(np.median(thin), 0.02) < np.min(thick)
 
 
+def test_lines_hide_as_much_of_a_small_picture_as_of_the_report_s_178_pixels() -> None:
+    small = [hole_ratio(drawn("lines_thick", (64, 64), seed)) for seed in range(60)]
+    report = [hole_ratio(drawn("lines_thick", (178, 178), seed)) for seed in range(60)]
+    assert abs(np.mean(small) - np.mean(report)) < 0.05
+
+
 def test_lama_presets_are_thin_medium_and_thick() -> None:
     widths = []
     for name in ("lama_thin", "lama_medium", "lama_thick"):
