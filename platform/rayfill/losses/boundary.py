@@ -1,0 +1,148 @@
+"""Losses that place the outline of a soft mask: on the object's boundary, or just outside it."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rayfill_data.errors import ConfigError, RayfillError
+
+Float32 = NDArray[np.float32]
+
+
+def signed_distance_px(hole_mask: Tensor) -> Tensor:
+    """Return how far, in pixels, every pixel lies from the outline: negative inside.
+
+    The distance from a pixel's centre to the nearest centre on the other side, less one half: the
+    outline runs midway, and its neighbours are at -0.5 and +0.5. A mask without hole, or of hole
+    alone, has no outline: every pixel is then the image's diagonal away from it, + or -.
+
+    Computed on the CPU by OpenCV's exact transform, outside autograd; a mask on a GPU makes the
+    way there and back. Masks that do not change from epoch to epoch have theirs cached by the data
+    stage.
+
+    Args:
+        hole_mask: (B, 1, H, W), exactly 0 or 1, 1 = inside.
+
+    Returns:
+        (B, 1, H, W) float32, on the device of ``hole_mask``.
+
+    Raises:
+        RayfillError: another shape.
+    """
+    if hole_mask.ndim != 4 or hole_mask.shape[1] != 1 or hole_mask.numel() == 0:
+        raise RayfillError(
+            f"hole_mask has shape {tuple(hole_mask.shape)}; a signed distance takes (B, 1, H, W), "
+            "none of them 0. Give one mask channel for every image."
+        )
+    inside = (hole_mask.detach() > 0.5).to("cpu", torch.uint8).numpy()
+    distances = np.stack([_distance_px(mask) for mask in inside[:, 0]])
+    return torch.from_numpy(distances)[:, None].to(hole_mask.device)
+
+
+def signed_distance(hole_mask: Tensor) -> Tensor:
+    """Return :func:`signed_distance_px` over its largest absolute value in each image.
+
+    ``phi`` of the boundary losses, in [-1, 1]: +1 everywhere where there is no hole, -1 everywhere
+    where all is hole. Arguments, shape and errors as :func:`signed_distance_px`.
+
+    Source: Kervadec et al. 2019 (arXiv:1812.07032); the scale is that of report P2.
+    """
+    distance = signed_distance_px(hole_mask)
+    return distance / distance.abs().amax(dim=(2, 3), keepdim=True)
+
+
+def alpha_px(hole_mask: Tensor, *, alpha: float) -> Tensor:
+    """Return how many pixels outward ``alpha`` moves the outline of each mask, (B,) float32.
+
+    ``alpha`` times the largest distance in the image, so it depends on the photo's size and on
+    where the object stands: 0.03 is 5 to 10 pixels in photos of 256.
+
+    Args:
+        hole_mask: (B, 1, H, W), exactly 0 or 1, 1 = object.
+        alpha: in [0, 1).
+
+    Raises:
+        ConfigError: ``alpha`` out of range.
+    """
+    _check_alpha(alpha)
+    return alpha * signed_distance_px(hole_mask).abs().amax(dim=(1, 2, 3))
+
+
+def boundary_loss(probability: Tensor, signed_distance: Tensor) -> Tensor:
+    """Return ``mean(phi * m)`` over all pixels: least where the mask is the object, no more.
+
+    Args:
+        probability: (B, 1, H, W) in [0, 1], the soft mask ``m``.
+        signed_distance: (B, 1, H, W), ``phi`` of the true object, see :func:`signed_distance`.
+
+    Raises:
+        RayfillError: the two differ in shape.
+
+    Source: report P2, equation 8, after Kervadec et al. 2019 (arXiv:1812.07032). The integral is
+    taken as the mean over the photo's area, see :func:`mask_expansion_loss`.
+    """
+    _check_shapes(probability, signed_distance)
+    return (signed_distance * probability).mean()
+
+
+def mask_expansion_loss(probability: Tensor, signed_distance: Tensor, *, alpha: float) -> Tensor:
+    """Return ``mean((phi - alpha) * m)`` over all pixels: the mask grows out to ``phi = alpha``.
+
+    Linear in ``m``: alone, it is least where ``m`` is 1 where ``phi < alpha`` and 0 elsewhere, the
+    object grown by :func:`alpha_px` pixels all around.
+
+    The report writes an integral. Taken as a mean, its weight of 1000 makes sense: beside a cross
+    entropy, a mean too, that calls the pixels around the object background, the mask at
+    ``m = 1/2`` ends where ``1000 (alpha - phi) = 2``, at ``phi = alpha - 0.002``, less than half a
+    pixel short in photos of 256; with weight 1 cross entropy would win everywhere. Taken as a sum,
+    1000 would be the mean's 65 million there, and no other loss would count beside it.
+
+    Args:
+        probability: (B, 1, H, W) in [0, 1], the soft mask ``m``.
+        signed_distance: (B, 1, H, W), ``phi`` of the true object, see :func:`signed_distance`.
+        alpha: in [0, 1); 0 is :func:`boundary_loss`, the report's best is 0.03.
+
+    Raises:
+        ConfigError: ``alpha`` out of range.
+        RayfillError: the two differ in shape.
+
+    Source: report P2, equation 9.
+    """
+    _check_alpha(alpha)
+    _check_shapes(probability, signed_distance)
+    return ((signed_distance - alpha) * probability).mean()
+
+
+def _distance_px(inside: NDArray[np.uint8]) -> Float32:
+    height, width = inside.shape
+    if not inside.any():
+        return np.full(inside.shape, np.hypot(height, width), np.float32)
+    if inside.all():
+        return np.full(inside.shape, -np.hypot(height, width), np.float32)
+    to_inside = cv2.distanceTransform(1 - inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    to_outside = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # One of the two is 0 in every pixel.
+    return np.where(inside > 0, 0.5 - to_outside, to_inside - 0.5).astype(np.float32)
+
+
+def _check_alpha(alpha: float) -> None:
+    if not 0 <= alpha < 1:
+        raise ConfigError(
+            [
+                f"alpha is {alpha!r}; allowed: a number from 0 on, below 1. It is a share of the "
+                "largest distance in the image; 0.03 is the report's best."
+            ]
+        )
+
+
+def _check_shapes(probability: Tensor, signed_distance: Tensor) -> None:
+    if probability.shape != signed_distance.shape:
+        raise RayfillError(
+            f"the soft mask has shape {tuple(probability.shape)}, its signed distance "
+            f"{tuple(signed_distance.shape)}; both must be (B, 1, H, W). "
+            "Take the distance of a true mask of the same size."
+        )
