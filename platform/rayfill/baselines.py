@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rayfill.models import InpaintingModel, check_inputs, harmonic_fill, push_pull_fill
+from rayfill.models import InpaintingModel, check_inputs, harmonic_fill, mean_fill, push_pull_fill
 from rayfill_data.codec import to_nchw, to_uint8
 
 _OPENCV_RADIUS_PX = 3.0
@@ -86,6 +86,7 @@ BASELINES: dict[str, InpaintingModel] = {
     "telea": OpenCVInpainting(cv2.INPAINT_TELEA),
     "navier_stokes": OpenCVInpainting(cv2.INPAINT_NS),
     "biharmonic": BiharmonicInpainting(),
+    "mean": FillInpainting(mean_fill),
     "push_pull": FillInpainting(push_pull_fill),
     "harmonic": FillInpainting(harmonic_fill),
 }

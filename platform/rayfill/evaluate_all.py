@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rayfill.baselines import BASELINES
 from rayfill.bundle import load_bundle
 from rayfill.config import EvalConfig
-from rayfill.evaluation import evaluate
-from rayfill.metrics import LpipsMetric, MetricTable, lpips_available
+from rayfill.evaluation import Measured, evaluate
+from rayfill.metrics import LpipsMetric, lpips_available
 
 if TYPE_CHECKING:
     from rayfill_data.reader import SplitArrays
 
 #: Fast enough for any split; the biharmonic one takes seconds for a large hole.
-_TABLE_BASELINES = ("telea", "navier_stokes", "push_pull", "harmonic")
+TABLE_BASELINES = ("telea", "navier_stokes", "push_pull", "harmonic")
 
 
 def evaluate_bundles(
     bundles: Mapping[str, str], *, arrays: SplitArrays, lpips: LpipsMetric | None
-) -> dict[str, MetricTable]:
+) -> dict[str, Measured]:
     """Return the metrics of trained models by name."""
     return {
         name: evaluate(load_bundle(uri).model, arrays=arrays, lpips=lpips)
@@ -28,11 +28,11 @@ def evaluate_bundles(
     }
 
 
-def evaluate_baselines(*, arrays: SplitArrays, lpips: LpipsMetric | None) -> dict[str, MetricTable]:
-    """Return the metrics of the classical baselines by name."""
-    return {
-        name: evaluate(BASELINES[name], arrays=arrays, lpips=lpips) for name in _TABLE_BASELINES
-    }
+def evaluate_baselines(
+    names: Sequence[str], *, arrays: SplitArrays, lpips: LpipsMetric | None
+) -> dict[str, Measured]:
+    """Return the metrics of classical baselines by name."""
+    return {name: evaluate(BASELINES[name], arrays=arrays, lpips=lpips) for name in names}
 
 
 def lpips_if_available(config: EvalConfig) -> tuple[LpipsMetric | None, str]:
@@ -41,3 +41,26 @@ def lpips_if_available(config: EvalConfig) -> tuple[LpipsMetric | None, str]:
     if not found.ok:
         return None, f"LPIPS is not measured: {found.reason}. {found.how_to_get}"
     return LpipsMetric(config.lpips_network, weights_path=config.lpips_weights_path), ""
+
+
+def samples_parquet(measured: Mapping[str, Measured], *, arrays: SplitArrays) -> bytes:
+    """Return a Parquet file with a row per system and sample: its metrics, NaN where none."""
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parts = [
+        pa.table(
+            {
+                "system": [name] * len(arrays),
+                "sample_id": list(arrays.sample_id),
+                "hole_ratio": arrays.hole_ratio,
+                **found.values,
+            }
+        )
+        for name, found in measured.items()
+    ]
+    buffer = io.BytesIO()
+    pq.write_table(pa.concat_tables(parts), buffer, compression="zstd")
+    return buffer.getvalue()

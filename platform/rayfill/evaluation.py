@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rayfill.metrics import InpaintingMetrics, MetricTable
@@ -39,6 +42,15 @@ def accumulate(
     return table
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A system's metrics over a split, and what they were of every sample."""
+
+    table: MetricTable
+    values: dict[str, NDArray[np.float64]]
+    """(N,) by metric, in the split's order; NaN where a sample has none (no hole)."""
+
+
 def evaluate(
     predict: Predict | nn.Module,
     *,
@@ -46,7 +58,7 @@ def evaluate(
     device: torch.device | None = None,
     batch_size: int = 32,
     lpips: LpipsMetric | None = None,
-) -> MetricTable:
+) -> Measured:
     """Return the metrics of a system over a split.
 
     Args:
@@ -65,12 +77,12 @@ def evaluate(
     if isinstance(predict, nn.Module):
         predict = predict.to(device).eval()
     batches = evaluation_batches(arrays, batch_size=batch_size)
+    metrics = InpaintingMetrics(lpips=lpips, keep_values=True).to(device)
     with torch.inference_mode():
-        return accumulate(
-            predict,
-            (to_device(batch, device=device) for batch in batches),
-            metrics=InpaintingMetrics(lpips=lpips).to(device),
+        table = accumulate(
+            predict, (to_device(batch, device=device) for batch in batches), metrics=metrics
         )
+    return Measured(table=table, values=metrics.sample_values())
 
 
 def protocol(dataset: PreparedDataset, *, split: str, lpips_network: str | None) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import time
@@ -17,7 +18,14 @@ from rayfill import paths
 from rayfill.cluster import Capacity, place, ray_cluster
 from rayfill.config import RunConfig, flatten, to_dict
 from rayfill.data_location import check_data, ensure_data
-from rayfill.evaluation import protocol
+from rayfill.evaluate_all import (
+    TABLE_BASELINES,
+    evaluate_baselines,
+    evaluate_bundles,
+    lpips_if_available,
+    samples_parquet,
+)
+from rayfill.evaluation import Measured, protocol
 from rayfill.folders import write_file
 from rayfill.leaderboard import Entry, Leaderboard
 from rayfill.sweep_plan import Outcome, leave_out_untrainable, open_plan, plan_trials
@@ -32,9 +40,10 @@ from rayfill.training.history import read_history
 from rayfill.training.loop import best_bundle
 from rayfill.tuning import SweepOptions, concurrent_trials, run_trials
 from rayfill_data.errors import ConfigError, RayfillError
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.reader import PreparedDataset, SplitArrays
 
 if TYPE_CHECKING:
+    from rayfill.metrics import LpipsMetric
     from rayfill.registry import RegisteredModel
     from rayfill.tracking import Tracker
 
@@ -68,6 +77,8 @@ class Sweep:
     space: Mapping[str, Sequence[Any]]
     options: SweepOptions = SweepOptions()
     winner: WinnerOptions = WinnerOptions()
+    baselines: Sequence[str] = TABLE_BASELINES
+    """Classical baselines that stand in the table."""
     resume: bool = False
 
 
@@ -78,6 +89,10 @@ class SweepResult:
     name: str
     leaderboard: Leaderboard
     outcomes: Mapping[str, Outcome]
+    trials: Sequence[RunConfig]
+    """The runs, planned and placed, by the names that the leaderboard shows."""
+    measured: Mapping[str, Measured]
+    """Every system's test metrics, also per sample."""
     model: RegisteredModel | None
     seconds: float
 
@@ -113,13 +128,21 @@ def run_sweep(sweep: Sweep, *, console: Console) -> SweepResult:
             )
             outcomes = run.trials_side_by_side()
             winner = run.train_winner(run.best_trial(outcomes))
-            board = run.leaderboard(outcomes, winner=winner, notes=notes)
+            measured = run.measure(winner=winner)
+            board = run.leaderboard(outcomes, winner=winner, measured=measured, notes=notes)
             board.show(console)
             model = run.publish(board, winner=winner)
+            run.keep_samples(measured)
     seconds = time.monotonic() - began
     _say_where(base, name=name, model=model, seconds=seconds, console=console)
     return SweepResult(
-        name=name, leaderboard=board, outcomes=outcomes, model=model, seconds=seconds
+        name=name,
+        leaderboard=board,
+        outcomes=outcomes,
+        trials=trials,
+        measured=measured,
+        model=model,
+        seconds=seconds,
     )
 
 
@@ -173,37 +196,41 @@ class _Run:
         train_watched(self._job(longer), capacity=self.capacity, console=self.console)
         return longer
 
-    def leaderboard(
-        self, outcomes: Mapping[str, Outcome], *, winner: RunConfig | None, notes: Sequence[str]
-    ) -> Leaderboard:
-        """Measure every trial, the winner and the baselines on the test split."""
-        from rayfill.evaluate_all import evaluate_baselines, evaluate_bundles, lpips_if_available
+    def measure(self, *, winner: RunConfig | None) -> dict[str, Measured]:
+        """Measure trials that were validated, the winner and the baselines on the test split."""
+        lpips, _ = self.lpips
+        bundles = {run.name: best_bundle(self._job(run).run_dir) for run in self._runs(winner)}
+        return {
+            **evaluate_bundles(bundles, arrays=self.test, lpips=lpips),
+            **evaluate_baselines(self.sweep.baselines, arrays=self.test, lpips=lpips),
+        }
 
+    def leaderboard(
+        self,
+        outcomes: Mapping[str, Outcome],
+        *,
+        winner: RunConfig | None,
+        measured: Mapping[str, Measured],
+        notes: Sequence[str],
+    ) -> Leaderboard:
+        """Return the table of everything that was measured."""
         config = self.trials[0]
-        lpips, why_not = lpips_if_available(config.eval)
-        runs = [*self.trials, *([winner] if winner else [])]
-        runs = [run for run in runs if math.isfinite(self._score(self._job(run)))]
-        arrays = self.dataset.load("test")  # once, for all systems
-        tables = evaluate_bundles(
-            {run.name: best_bundle(self._job(run).run_dir) for run in runs},
-            arrays=arrays,
-            lpips=lpips,
-        )
         entries = [
             Entry(
                 name=run.name,
                 kind="winner" if run is winner else "trial",
-                table=tables[run.name],
+                table=measured[run.name].table,
                 epochs=self._epochs(run),
                 val_score=self._score(self._job(run)),
             )
-            for run in runs
+            for run in self._runs(winner)
         ]
         entries += [
-            Entry(name=name, kind="baseline", table=table)
-            for name, table in evaluate_baselines(arrays=arrays, lpips=lpips).items()
+            Entry(name=name, kind="baseline", table=measured[name].table)
+            for name in self.sweep.baselines
         ]
         failed = [f"{n} failed: {o.reason}" for n, o in outcomes.items() if o.status == "failed"]
+        lpips, why_not = self.lpips
         network = config.eval.lpips_network if lpips else None
         return Leaderboard(
             title=f"{self.name}: held-out test split",
@@ -212,6 +239,26 @@ class _Run:
             protocol=protocol(self.dataset, split="test", lpips_network=network),
             notes=[*notes, *failed, *([why_not] if why_not else [])],
         )
+
+    def keep_samples(self, measured: Mapping[str, Measured]) -> None:
+        """Write every system's values of every test sample, for paired comparisons."""
+        content = samples_parquet(measured, arrays=self.test)
+        write_file(f"{self.trials[0].storage}/{self.name}/samples.parquet", content)
+
+    @functools.cached_property
+    def test(self) -> SplitArrays:
+        """The test split, loaded once for all systems."""
+        return self.dataset.load("test")
+
+    @functools.cached_property
+    def lpips(self) -> tuple[LpipsMetric | None, str]:
+        """LPIPS, or None and why it is not measured."""
+        return lpips_if_available(self.trials[0].eval)
+
+    def _runs(self, winner: RunConfig | None) -> list[RunConfig]:
+        """Return the runs that got as far as a validation."""
+        runs = [*self.trials, *([winner] if winner else [])]
+        return [run for run in runs if math.isfinite(self._score(self._job(run)))]
 
     def publish(self, board: Leaderboard, *, winner: RunConfig | None) -> RegisteredModel | None:
         """Record the leaderboard and register the model that is best on the validation split."""

@@ -251,7 +251,7 @@ def test_two_ranks_with_uneven_shards_equal_one(tmp_path):
 def test_states_are_summed_over_ranks():
     metrics = InpaintingMetrics()
     assert set(metrics._reductions) == {
-        "sums", "squares", "counts", "infinite", "products",
+        "sums", "squares", "counts", "infinite", "products", "values",
     }  # fmt: skip
     first, second = filled(samples(50, 60)), filled(samples(50, 60, 90))
     for state in metrics._reductions:
@@ -260,3 +260,18 @@ def test_states_are_summed_over_ranks():
     metrics._update_count = 1
     assert metrics.compute().total["l1"].n == 5
     assert np.isfinite(metrics.compute().total["psnr"].mean)
+
+
+def test_values_per_sample_are_those_that_the_table_averages():
+    metrics = InpaintingMetrics(keep_values=True)
+    for ratios in ((50, 60), (0, 90)):  # the third sample has no hole
+        metrics.update(*samples(*ratios))
+    values, table = metrics.sample_values(), metrics.compute()
+    assert set(values) == set(metrics.metric_names)
+    for name, column in values.items():
+        assert column.shape == (4,)
+        assert np.isnan(column[2]) == name.startswith("hole_")
+        kept = column[np.isfinite(column)]
+        assert table.total[name].n == len(kept)
+        assert kept.mean() == pytest.approx(table.total[name].mean)
+    assert InpaintingMetrics().sample_values()["psnr"].shape == (0,)

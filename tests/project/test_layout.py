@@ -185,7 +185,7 @@ config = check(RunConfig(
 dataset = PreparedDataset.open({str(folder)!r})
 runtime = Runtime(run_dir={str(folder.parent / "run")!r}, device=torch.device("cpu"))
 summary = run_training(config, dataset=dataset, runtime=runtime)
-table = evaluate(Inpainter.from_bundle(summary.bundle).model, arrays=dataset.load("test"))
+table = evaluate(Inpainter.from_bundle(summary.bundle).model, arrays=dataset.load("test")).table
 print(summary.epochs, table.total["hole_psnr"].n)
 print([name for name in {ABSENT!r} if name in sys.modules])
 """

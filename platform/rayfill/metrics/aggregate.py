@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -85,15 +87,18 @@ class InpaintingMetrics(Metric):
     counts: Tensor
     infinite: Tensor
     products: Tensor
+    values: list[Tensor]
 
-    def __init__(self, *, lpips: LpipsMetric | None = None) -> None:
+    def __init__(self, *, lpips: LpipsMetric | None = None, keep_values: bool = False) -> None:
         """Start empty.
 
         Args:
             lpips: also measure this distance, under the name ``lpips``.
+            keep_values: keep every sample's values for :meth:`sample_values`.
         """
         super().__init__()
         self.lpips = lpips
+        self.keep_values = keep_values
         names = ["psnr", "ssim", "hole_psnr", "hole_ssim", "l1"]
         self.metric_names = (*names, "lpips") if lpips else tuple(names)
         shape = (len(self.metric_names), len(BUCKETS))
@@ -103,6 +108,7 @@ class InpaintingMetrics(Metric):
         # sum(y y'), sum(y y), sum(y'), sum(y), and the number of samples
         products = torch.zeros((5, len(BUCKETS)), dtype=torch.float64)
         self.add_state("products", default=products, dist_reduce_fx="sum")
+        self.add_state("values", default=[], dist_reduce_fx="cat")
 
     def update(self, composite: Tensor, target: Tensor, hole_mask: Tensor) -> None:
         """Add samples.
@@ -123,6 +129,8 @@ class InpaintingMetrics(Metric):
         for row, name in enumerate(self.metric_names):
             if name.startswith("hole_"):
                 counted[row] = hole_px > 0
+        if self.keep_values:
+            self.values.append(torch.where(counted, values, math.nan).T)
         infinite = counted & values.isposinf()
         finite = counted & ~infinite
         kept = torch.where(finite, values, 0.0)
@@ -132,6 +140,16 @@ class InpaintingMetrics(Metric):
         self.counts = self.counts.index_add(1, bucket, finite.double())
         self.infinite = self.infinite.index_add(1, bucket, infinite.double())
         self.products = self.products.index_add(1, bucket, _products(composite, target))
+
+    def sample_values(self) -> dict[str, NDArray[np.float64]]:
+        """Return (N,) values by metric in the order samples were added, NaN where none is defined.
+
+        Dice is pooled over pixels and has no value per sample. Needs ``keep_values``.
+        """
+        if not self.values:
+            return {name: np.empty(0) for name in self.metric_names}
+        columns = torch.cat(self.values).cpu().numpy().T
+        return dict(zip(self.metric_names, columns, strict=True))
 
     def _values(self, composite: Tensor, target: Tensor, hole_mask: Tensor) -> Tensor:
         similarity = ssim_map(composite, target, data_range=_DATA_RANGE)
