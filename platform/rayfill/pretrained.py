@@ -1,4 +1,4 @@
-"""ImageNet weights of the networks that perceptual losses and metrics look through.
+"""Published weights of the networks that losses and metrics look through, and of segmenters.
 
 Never random ones: a network whose weights cannot be had is refused, with how to get them.
 """
@@ -12,6 +12,7 @@ import threading
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,17 @@ from torch import Tensor, nn
 
 from rayfill_data.errors import ConfigError, RayfillError, unknown_name
 
-#: Network name -> member of its torchvision weights enumeration's class name.
+#: Networks whose convolutional part is looked through.
+PRETRAINED = ("alexnet", "squeezenet1_1", "vgg16", "vgg19")
+
+#: Network name -> where torchvision.models lists its weights.
 _WEIGHTS = {
-    "alexnet": "AlexNet_Weights",
-    "squeezenet1_1": "SqueezeNet1_1_Weights",
-    "vgg16": "VGG16_Weights",
-    "vgg19": "VGG19_Weights",
+    "alexnet": "AlexNet_Weights.IMAGENET1K_V1",
+    "squeezenet1_1": "SqueezeNet1_1_Weights.IMAGENET1K_V1",
+    "vgg16": "VGG16_Weights.IMAGENET1K_V1",
+    "vgg19": "VGG19_Weights.IMAGENET1K_V1",
+    "maskrcnn_resnet50_fpn": "detection.MaskRCNN_ResNet50_FPN_Weights.COCO_V1",
 }
-PRETRAINED = tuple(_WEIGHTS)
 
 _REACH_TIMEOUT_S = 3.0
 
@@ -50,7 +54,7 @@ def weights_available(
     weights_path: str | os.PathLike[str] | None = None,
     allow_download: bool = True,
 ) -> Availability:
-    """Say whether the ImageNet weights of ``network`` can be had; answers within seconds.
+    """Say whether the published weights of ``network`` can be had; answers within seconds.
 
     Looks at ``weights_path`` if given, else into torch's download cache, else whether the download
     server answers within 3 s. Never raises and downloads nothing.
@@ -96,15 +100,9 @@ def load_features(
         ConfigError: unknown network.
         RayfillError: weights that cannot be had, or a file that is not this network's.
     """
-    if network not in _WEIGHTS:
-        raise ConfigError([unknown_name("pretrained network", network, _WEIGHTS)])
-    found = weights_available(network, weights_path=weights_path, allow_download=allow_download)
-    if not found.ok:
-        raise RayfillError(f"No weights for {network}: {found.reason}. {found.how_to_get}")
-    if weights_path is not None:
-        state = read_state(weights_path)
-    else:
-        state = _enumeration(network).get_state_dict(progress=False, check_hash=True)
+    if network not in PRETRAINED:
+        raise ConfigError([unknown_name("pretrained network", network, PRETRAINED)])
+    state = published_state(network, weights_path=weights_path, allow_download=allow_download)
     import torchvision
 
     with torch.device("meta"):
@@ -116,6 +114,28 @@ def load_features(
     }
     load_strictly(features, state, where=str(weights_path or network))
     return features.requires_grad_(requires_grad=False).eval()
+
+
+def published_state(
+    network: str,
+    *,
+    weights_path: str | os.PathLike[str] | None = None,
+    allow_download: bool = True,
+) -> Mapping[str, Tensor]:
+    """Return the published tensors of ``network`` by name; arguments as :func:`weights_available`.
+
+    Raises:
+        RayfillError: weights that cannot be had, or a file that is no state dict.
+    """
+    found = weights_available(network, weights_path=weights_path, allow_download=allow_download)
+    if not found.ok:
+        raise RayfillError(f"No weights for {network}: {found.reason}. {found.how_to_get}")
+    if weights_path is not None:
+        return read_state(weights_path)
+    state: Mapping[str, Tensor] = _enumeration(network).get_state_dict(
+        progress=False, check_hash=True
+    )
+    return state
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
@@ -159,7 +179,7 @@ def _enumeration(network: str) -> Any:
     # Imported late: it takes seconds, and most losses and metrics do without.
     import torchvision
 
-    return getattr(torchvision.models, _WEIGHTS[network]).IMAGENET1K_V1
+    return attrgetter(_WEIGHTS[network])(torchvision.models)
 
 
 def _url(network: str) -> str:

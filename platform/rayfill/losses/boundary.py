@@ -126,7 +126,7 @@ def _distance_px(inside: NDArray[np.uint8]) -> Float32:
     to_inside = cv2.distanceTransform(1 - inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     to_outside = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     # One of the two is 0 in every pixel.
-    return np.where(inside > 0, 0.5 - to_outside, to_inside - 0.5).astype(np.float32)
+    return np.asarray(np.where(inside > 0, 0.5 - to_outside, to_inside - 0.5), np.float32)
 
 
 def _check_alpha(alpha: float) -> None:

@@ -79,7 +79,7 @@ class UNet(FilledNetwork):
             extra_latent: channels that :meth:`_latent` adds to the coarsest level.
         """
         super().__init__(config)
-        make_block = make_block or _double_conv
+        make_block = make_block or double_conv
         widths = [config.width * 2**level for level in range(config.depth + 1)]
         self.stem = make_block(3 + int(config.mask_channel), widths[0])
         self.down = nn.ModuleList(make_block(width, 2 * width) for width in widths[:-1])
@@ -138,7 +138,7 @@ class _PlainSkip(nn.Module):
         return skip
 
 
-def _double_conv(channels_in: int, channels_out: int) -> nn.Sequential:
+def double_conv(channels_in: int, channels_out: int) -> nn.Sequential:
     """Return twice (3x3 convolution without bias, BatchNorm, ReLU in place)."""
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False),
