@@ -10,9 +10,10 @@ from rayfill.models.attention_unet import AttentionUNet
 from rayfill.models.base import InpaintingModel, check_inputs, composite
 from rayfill.models.convmixer_unet import ConvMixerUNet, ShallowUNet, TwoLevelConfig
 from rayfill.models.dilated_unet import DilatedUNet
+from rayfill.models.edgeconnect import EdgeConnect, EdgeConnectConfig
 from rayfill.models.fill import FILLS, harmonic_fill, mean_fill, push_pull_fill, zero_fill
 from rayfill.models.gated_conv_unet import GatedConvUNet
-from rayfill.models.options import ModelOptions
+from rayfill.models.options import ModelOptions, typed_options
 from rayfill.models.partial_conv_unet import (
     LiuUNet,
     LiuUNetConfig,
@@ -115,6 +116,12 @@ MODELS: dict[str, ModelSpec[Any]] = {
         paper="our own, after the blocks of Zeng et al. 2021, arXiv:2104.01431",
         summary="dilated blocks at 1/4 resolution: sees 2.5 times as far as a U-Net of its cost",
     ),
+    "edgeconnect": ModelSpec(
+        build=EdgeConnect,
+        config_type=EdgeConnectConfig,
+        paper="Nazeri et al. 2019, arXiv:1901.00212",
+        summary="edges first, then colours; with label maps in between where it is given them",
+    ),
 }
 
 
@@ -135,13 +142,9 @@ def model_config(name: str, /, **options: object) -> ModelOptions:
     Raises:
         ConfigError: unknown model, unknown options (all of them named), or values not allowed.
     """
-    allowed = option_names(name)
-    problems = [
-        unknown_name(f"option of {name}", key, allowed) for key in options if key not in allowed
-    ]
-    if problems:
-        raise ConfigError(problems)
-    config: ModelOptions = MODELS[name].config_type(**options)
+    if name not in MODELS:
+        raise ConfigError([unknown_name("model", name, MODELS)])
+    config: ModelOptions = typed_options(MODELS[name].config_type, options, owner=name)
     return config
 
 
