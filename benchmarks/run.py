@@ -19,6 +19,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import cv2
 import data_feed
 import metrics_ssim
+import partial_conv
 import serving
 import torch
 import training_step
@@ -29,11 +30,14 @@ from harness import facts, hardware_slug, markdown, measure, write_results
 THEMES = {
     "metrics_ssim": metrics_ssim.THEME,
     "training_step": training_step.THEME,
+    "partial_conv": partial_conv.THEME,
     "data_feed": data_feed.THEME,
     "serving": serving.THEME,
     "trial_overhead": trial_overhead.THEME,
 }
-ThemeName = Literal["metrics_ssim", "training_step", "data_feed", "serving", "trial_overhead"]
+ThemeName = Literal[
+    "metrics_ssim", "training_step", "partial_conv", "data_feed", "serving", "trial_overhead"
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,19 @@ NORMALISATIONS = ("liu", "report")
 
 #: One number for both axes, or one for each: (vertical, horizontal).
 Pair = int | tuple[int, int]
+
+
+class Window(NamedTuple):
+    """What a layer needs to know of the masks; holds for every channel alike, and no weights."""
+
+    mask: Tensor
+    """(B, sources, H, W): the mask of every source."""
+
+    scale: Tensor
+    """(B, kinds of groups, H', W'): what outputs are multiplied by, 0 where nothing is known."""
+
+    update: Tensor
+    """(B, kinds of groups, H', W'): the mask of the output, 1 = known."""
 
 
 class PartialConv2d(nn.Module):
@@ -79,27 +93,34 @@ class PartialConv2d(nn.Module):
         """Channels of the output mask: 1, or one per group where groups see different sources."""
         return len(self._group_counts)
 
-    def forward(self, x: Tensor, mask: Tensor, *, masked: bool = False) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the output (B, C_out, H', W') and its mask (B, :attr:`mask_channels`, H', W').
 
         Args:
             x: (B, sum of the sources, H, W); what lies under the hole is not read, not even a NaN.
             mask: (B, number of sources, H, W), exactly 0 or 1, 1 = known.
-            masked: promise that ``x`` is 0 wherever ``mask`` is, which saves one pass over it.
         """
-        scale, update = self.window(mask)
-        if not masked:
-            x = self._hide(x, mask)
+        window = self.window(mask)
+        return self.convolve([self._hide(x, mask)], window), window.update
+
+    def convolve(self, parts: Sequence[Tensor], window: Window) -> Tensor:
+        """Return the output (B, C_out, H', W') for masks that were summed before.
+
+        Args:
+            parts: the sources (B, C, H, W) each by itself, which spares joining them, or already
+                joined as one; 0 wherever their masks are.
+            window: what :meth:`window` gave for those masks.
+        """
         # Nothing below needs the convolution's own output for its gradient: in place is safe.
-        out = self.conv(x)
-        out.mul_(_per_channel(scale, out))
+        out = self._raw(parts)
+        out.mul_(_per_channel(window.scale, out))
         if self.bias is not None:
             bias = self.bias.to(out.dtype).view(1, -1, 1, 1)
-            out.addcmul_(_per_channel(update, out).to(out.dtype), bias)
-        return out, update
+            out.addcmul_(_per_channel(window.update, out).to(out.dtype), bias)
+        return out
 
-    def window(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scale and updated mask (B, :attr:`mask_channels`, H', W') of a mask.
+    def window(self, mask: Tensor) -> Window:
+        """Return scale and updated mask of a mask (B, sources, H, W).
 
         In float32 (float64 for a float64 mask) whatever autocast says: the sums are whole numbers
         that bfloat16 cannot hold.
@@ -109,7 +130,23 @@ class PartialConv2d(nn.Module):
             known = self._known_per_window(mask.detach().to(dtype))
             update = (known > 0).to(dtype)
             constant = 1 if self.normalisation == "report" else self._window_size()
-            return update * constant / known.clamp_min(1.0), update
+            scale = update * constant / known.clamp_min(1.0)
+        return Window(mask=mask, scale=scale, update=update)
+
+    def _raw(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return the plain convolution, which is the sum of those of the sources."""
+        conv = self.conv
+        if len(parts) == 1 or conv.groups > 1:
+            out: Tensor = conv(parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1))
+            return out
+        weights = torch.split(conv.weight, list(self.sources), dim=1)
+        first, *others = (
+            F.conv2d(part, weight, None, conv.stride, conv.padding, conv.dilation)
+            for part, weight in zip(parts, weights, strict=True)
+        )
+        for other in others:
+            first.add_(other)
+        return first
 
     def _window_size(self) -> int:
         height, width = self.conv.kernel_size
@@ -135,11 +172,11 @@ class PartialConv2d(nn.Module):
         return F.conv2d(mask, ones, stride=conv.stride, dilation=conv.dilation, groups=channels)
 
     def _hide(self, x: Tensor, mask: Tensor) -> Tensor:
-        hole = mask < 0.5
+        known = mask > 0.5
         if len(self.sources) > 1:
             counts = torch.tensor(self.sources, device=x.device)
-            hole = hole.repeat_interleave(counts, dim=1, output_size=x.shape[1])
-        return x.masked_fill(hole, 0.0)
+            known = known.repeat_interleave(counts, dim=1, output_size=x.shape[1])
+        return torch.where(known, x, 0.0)  # masked_fill takes twice the time, both ways
 
 
 def _group_counts(sources: tuple[int, ...], groups: int) -> list[list[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +17,7 @@ from rayfill.models.options import (
     integer_problems,
     switch_problems,
 )
-from rayfill.models.partial_conv import NORMALISATIONS, PartialConv2d
+from rayfill.models.partial_conv import NORMALISATIONS, PartialConv2d, Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +76,14 @@ class _PartialBlock(nn.Module):
         self.norm = nn.BatchNorm2d(conv.conv.out_channels) if norm else None
         self.slope = slope
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features and mask; ``x`` must be 0 wherever ``mask`` is."""
-        x, mask = self.conv(x, mask, masked=True)
+    def forward(self, parts: Sequence[Tensor], window: Window) -> Tensor:
+        """Return features; arguments as :meth:`PartialConv2d.convolve`."""
+        x = self.conv.convolve(parts, window)
         if self.norm is not None:
             # Masked between norm and activation, in place: what BatchNorm adds to unknown places
             # must not be read by the next layer, and ReLU's own output may not be changed.
-            x = self.norm(x).mul_(mask.to(x.dtype))
-        return F.leaky_relu(x, self.slope, inplace=True), mask
+            x = self.norm(x).mul_(window.update.to(x.dtype))
+        return F.leaky_relu(x, self.slope, inplace=True)
 
 
 class _PartialNetwork(FilledNetwork):
@@ -96,14 +96,27 @@ class _PartialNetwork(FilledNetwork):
         return F.pad(x, padding), F.pad(hole_mask, padding, value=1.0)
 
     def _network(self, x: Tensor, hole_mask: Tensor) -> Tensor:
-        return self._partial(x.masked_fill(hole_mask > 0.5, 0.0), 1.0 - hole_mask)
+        windows = self.windows(1.0 - hole_mask)
+        return self._partial(x.masked_fill(hole_mask > 0.5, 0.0), windows)
 
-    def _partial(self, x: Tensor, mask: Tensor) -> Tensor:
+    def windows(self, mask: Tensor) -> list[Window]:
+        """Return what every partial convolution needs to know of the mask, in order.
+
+        Args:
+            mask: (B, 1, H, W), 1 = known, sizes that the stride divides.
+        """
+        raise NotImplementedError
+
+    def _layers(self) -> list[PartialConv2d]:
+        """Return the partial convolutions, which were made in the order they run."""
+        return [module for module in self.modules() if isinstance(module, PartialConv2d)]
+
+    def _partial(self, x: Tensor, windows: Sequence[Window]) -> Tensor:
         """Return (B, 3, H, W).
 
         Args:
-            x: (B, 3, H, W), 0 where the mask is.
-            mask: (B, 1, H, W), 1 = known.
+            x: (B, 3, H, W), 0 where nothing is known.
+            windows: those of :meth:`windows`.
         """
         raise NotImplementedError
 
@@ -122,11 +135,11 @@ class _DoublePartial(nn.Module):
             for given in (sources, (channels_out,))
         )
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features and mask."""
-        for block in self.blocks:
-            x, mask = block(x, mask)
-        return x, mask
+    def forward(self, parts: Sequence[Tensor], windows: Sequence[Window]) -> Tensor:
+        """Return features; arguments as :meth:`PartialConv2d.convolve`, with both windows."""
+        first, second = self.blocks
+        x: Tensor = second([first(parts, windows[0])], windows[1])
+        return x
 
 
 class PartialConvUNet(_PartialNetwork):
@@ -159,18 +172,37 @@ class PartialConvUNet(_PartialNetwork):
         initialise_convolutions(self)
         self._initialise_head(self.head)
 
-    def _partial(self, x: Tensor, mask: Tensor) -> Tensor:
+    def windows(self, mask: Tensor) -> list[Window]:
+        """Return what every partial convolution needs to know of the mask, in order."""
+        layers = iter(self._layers())
+        windows: list[Window] = []
+
+        def both(mask: Tensor) -> Tensor:
+            for layer in (next(layers), next(layers)):
+                windows.append(layer.window(mask))
+                mask = windows[-1].update
+            return mask
+
+        mask, skips = both(mask), []
+        for _ in self.down:
+            skips.append(mask)
+            mask = both(F.max_pool2d(mask, 2))
+        for _ in self.fuse:
+            mask = both(torch.cat([skips.pop(), _double(mask)], dim=1))
+        return windows
+
+    def _partial(self, x: Tensor, windows: Sequence[Window]) -> Tensor:
+        pairs = iter(zip(windows[::2], windows[1::2], strict=True))
         skips = []
-        x, mask = self.stem(x, mask)
+        x = self.stem([x], next(pairs))
         for down in self.down:
-            skips.append((x, mask))
-            x, mask = down(F.max_pool2d(x, 2), F.max_pool2d(mask, 2))
+            skips.append(x)
+            x = down([F.max_pool2d(x, 2)], next(pairs))
         for up, fuse in zip(self.up, self.fuse, strict=True):
-            skip, skip_mask = skips.pop()
-            mask = F.interpolate(mask, scale_factor=2.0, mode="nearest")
+            pair = next(pairs)
             x = up(x)
-            x = x.mul_(mask.to(x.dtype))
-            x, mask = fuse(torch.cat([skip, x], dim=1), torch.cat([skip_mask, mask], dim=1))
+            x = x.mul_(pair[0].mask[:, 1:].to(x.dtype))
+            x = fuse([skips.pop(), x], pair)
         return self.head(x)  # type: ignore[no-any-return]
 
 
@@ -234,19 +266,30 @@ class LiuUNet(_PartialNetwork):
     def _encoder_norms(self) -> Iterator[nn.BatchNorm2d]:
         return (module for module in self.down.modules() if isinstance(module, nn.BatchNorm2d))
 
-    def _partial(self, x: Tensor, mask: Tensor) -> Tensor:
+    def windows(self, mask: Tensor) -> list[Window]:
+        """Return what every partial convolution needs to know of the mask, in order."""
+        windows: list[Window] = []
+        skips = []
+        for number, layer in enumerate(self._layers()):
+            if number < len(self.down):
+                skips.append(mask)
+            else:
+                mask = torch.cat([_double(mask), skips.pop()], dim=1)
+            windows.append(layer.window(mask))
+            mask = windows[-1].update
+        return windows
+
+    def _partial(self, x: Tensor, windows: Sequence[Window]) -> Tensor:
+        order = iter(windows)
         skips = []
         for down in self.down:
-            skips.append((x, mask))
-            x, mask = down(x, mask)
+            skips.append(x)
+            x = down([x], next(order))
         for up in self.up:
-            x, mask = up(*_rise(x, mask, skips.pop()))
-        x, mask = _rise(x, mask, skips.pop())
-        return self.head(x, mask, masked=True)[0]  # type: ignore[no-any-return]
+            x = up([_double(x), skips.pop()], next(order))
+        return self.head.convolve([_double(x), skips.pop()], next(order))
 
 
-def _rise(x: Tensor, mask: Tensor, skip: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return features and masks, doubled in size and joined with those of the encoder."""
-    x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-    mask = F.interpolate(mask, scale_factor=2.0, mode="nearest")
-    return torch.cat([x, skip[0]], dim=1), torch.cat([mask, skip[1]], dim=1)
+def _double(x: Tensor) -> Tensor:
+    """Repeat every pixel in both directions: (B, C, H, W) -> (B, C, 2H, 2W)."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
