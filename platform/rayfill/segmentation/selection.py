@@ -1,0 +1,243 @@
+"""From label logits to the mask of one object: by its true mask, or by clicks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rayfill.segmentation.base import Segments, soft_mask
+from rayfill_data.errors import ConfigError, RayfillError
+
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectedMask:
+    """The masks of the objects chosen in a batch."""
+
+    soft: Tensor
+    """(B, 1, H, W) in [0, 1], differentiable; where nothing was found, all of the label's."""
+
+    hard: Tensor
+    """(B, 1, H, W) exactly 0 or 1: where ``soft`` exceeds the threshold; empty if nothing found."""
+
+    found: Tensor
+    """(B,) bool: whether anything was."""
+
+
+def select_by_overlap(
+    logits: Tensor,
+    *,
+    label: int,
+    truth: Tensor,
+    segments: Sequence[Segments] | None = None,
+    threshold: float = 0.5,
+) -> SelectedMask:
+    """Choose, per photo, the object of ``label`` that shares most pixels with ``truth``.
+
+    Objects are ``segments`` where the segmenter tells them apart, else the 8-connected regions of
+    the pixels likelier than ``threshold`` to bear the label. The soft mask is the label's
+    probability on all pixels nearer to the chosen object than to any other, 0 elsewhere: it may
+    grow outward and shrink, and never takes a second object along. Where no object touches
+    ``truth``, nothing is found. The choice itself has no gradient and is made on the CPU.
+
+    Args:
+        logits: (B, K, H, W).
+        label: 1 to K - 1.
+        truth: (B, 1, H, W), exactly 0 or 1, the mask to be met.
+        segments: what the segmenter saw, per photo.
+        threshold: probability above which a pixel counts as seen, in (0, 1).
+
+    Raises:
+        ConfigError: ``threshold`` out of range.
+        RayfillError: ``truth`` of another size.
+
+    Source: report P2, joint training.
+    """
+    _check_threshold(threshold)
+    if truth.shape != (logits.shape[0], 1, *logits.shape[2:]):
+        raise RayfillError(
+            f"truth has shape {tuple(truth.shape)}; these logits need "
+            f"{(logits.shape[0], 1, *logits.shape[2:])}. Give one mask for every photo."
+        )
+    soft = soft_mask(logits, label=label)
+    seen = _flags(soft[:, 0] > threshold)
+    wanted = _flags(truth[:, 0] > 0.5)
+    regions, found = [], []
+    for row in range(len(soft)):
+        objects = _objects(seen[row], segments[row] if segments else None, label, threshold)
+        overlaps = [int((mask & wanted[row]).sum()) for mask in objects]
+        best = int(np.argmax(overlaps)) if overlaps else 0
+        found.append(bool(overlaps) and overlaps[best] > 0)
+        if found[-1]:
+            others = _union([seen[row], *objects[:best], *objects[best + 1 :]])
+            regions.append(_nearest(objects[best], others=others))
+        else:
+            regions.append(np.ones_like(seen[row]))
+    soft = soft * _region(np.stack(regions), like=soft)
+    return _selected(soft, found=torch.tensor(found, device=soft.device), threshold=threshold)
+
+
+def select_by_clicks(
+    logits: Tensor,
+    *,
+    clicks: Sequence[Sequence[float]],
+    segments: Segments | None = None,
+    tolerance_px: float = 8.0,
+    threshold: float = 0.5,
+) -> SelectedMask:
+    """Choose the objects under positive clicks, of any label, less those under negative ones.
+
+    Objects and soft masks as in :func:`select_by_overlap`. A click where no object is takes the
+    nearest within ``tolerance_px``; farther from all, it chooses none, and if no other does,
+    nothing is found.
+
+    Args:
+        logits: (1, K, H, W) of one photo.
+        clicks: x, y and 1 (this) or 0 (not this), in pixels from the upper left corner.
+        segments: what the segmenter saw in the photo.
+        tolerance_px: how far from an object a click may miss it.
+        threshold: probability above which a pixel counts as seen, in (0, 1).
+
+    Raises:
+        ConfigError: ``threshold`` out of range.
+        RayfillError: logits of several photos, no positive click, one outside the photo, or one
+            that is not three numbers ending in 0 or 1.
+    """
+    _check_threshold(threshold)
+    if logits.ndim != 4 or len(logits) != 1:
+        raise RayfillError(
+            f"logits have shape {tuple(logits.shape)}; clicks select in (1, K, H, W). "
+            "Give one photo at a time."
+        )
+    height, width = logits.shape[-2:]
+    _check_clicks(clicks, height=height, width=width)
+    probability = torch.softmax(logits, dim=1)
+    objects: list[tuple[int, Flags]] = []
+    for label in range(1, logits.shape[1]):
+        seen = _flags(probability[0, label] > threshold)
+        objects += [(label, mask) for mask in _objects(seen, segments, label, threshold)]
+    hit = {1: set[int](), 0: set[int]()}
+    for x, y, wanted in clicks:
+        hit[int(wanted)] |= _under([m for _, m in objects], x=x, y=y, tolerance_px=tolerance_px)
+    chosen = hit[1] - hit[0]
+    if not chosen:
+        soft = 1 - probability[:, :1]
+        return _selected(soft, found=torch.zeros(1, dtype=torch.bool), threshold=threshold)
+    others = _union(
+        [np.zeros((height, width), bool)]
+        + [mask for index, (_, mask) in enumerate(objects) if index not in chosen]
+    )
+    masks = []
+    for label in sorted({objects[index][0] for index in chosen}):
+        mine = _union([objects[index][1] for index in chosen if objects[index][0] == label])
+        region = _region(_nearest(mine, others=others)[None], like=probability)
+        masks.append(probability[:, label : label + 1] * region)
+    soft = torch.stack(masks).amax(dim=0)
+    return _selected(soft, found=torch.ones(1, dtype=torch.bool), threshold=threshold)
+
+
+def straight_through(soft: Tensor, *, threshold: float = 0.5) -> Tensor:
+    """Return ``soft > threshold`` as 0 and 1, with the gradient of ``soft`` itself.
+
+    The hole that the inpainters see is then the one that is filled, and what they say of it reaches
+    the segmenter as if the hole were the soft mask.
+
+    Args:
+        soft: any shape, in [0, 1].
+        threshold: in (0, 1).
+
+    Raises:
+        ConfigError: ``threshold`` out of range.
+
+    Source: Bengio et al. 2013 (arXiv:1308.3432). Report P2 leaves open how its soft mask masks.
+    """
+    _check_threshold(threshold)
+    hard = (soft > threshold).to(soft.dtype)
+    # In this order: the difference is exactly 0, so the sum is exactly 0 or 1.
+    return hard + (soft - soft.detach())
+
+
+def _selected(soft: Tensor, *, found: Tensor, threshold: float) -> SelectedMask:
+    found = found.to(soft.device)
+    hard = (soft.detach() > threshold) & found.view(-1, 1, 1, 1)
+    return SelectedMask(soft=soft, hard=hard.to(soft.dtype), found=found)
+
+
+def _objects(seen: Flags, segments: Segments | None, label: int, threshold: float) -> list[Flags]:
+    """Return the objects of one label in one photo."""
+    if segments is not None:
+        mine = segments.masks[segments.labels == label]
+        return [mask for mask in _flags(mine > threshold) if mask.any()]
+    count, regions = cv2.connectedComponents(seen.astype(np.uint8), connectivity=8)
+    return [np.asarray(regions == region, np.bool_) for region in range(1, count)]
+
+
+def _nearest(chosen: Flags, *, others: Flags) -> Flags:
+    """Return the pixels nearer to ``chosen`` than to the rest of ``others``, or as near."""
+    others = others & ~chosen
+    if not others.any():
+        return np.ones_like(chosen)
+    return np.asarray(_distance(chosen) <= _distance(others), np.bool_)
+
+
+def _distance(mask: Flags) -> NDArray[np.float32]:
+    """Return the distance of every pixel to the nearest one of ``mask``, which is not empty."""
+    away = (~mask).astype(np.uint8)
+    distance = cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(distance, np.float32)
+
+
+def _under(masks: Sequence[Flags], *, x: float, y: float, tolerance_px: float) -> set[int]:
+    """Return the masks that contain the pixel at (x, y), else the nearest one in reach."""
+    column, line = math.floor(x), math.floor(y)
+    within = {index for index, mask in enumerate(masks) if mask[line, column]}
+    if within or not masks:
+        return within
+    distances = []
+    for mask in masks:
+        lines, columns = mask.nonzero()
+        distances.append(float(np.hypot(lines - line, columns - column).min()))
+    nearest = int(np.argmin(distances))
+    return {nearest} if distances[nearest] <= tolerance_px else set()
+
+
+def _union(masks: Sequence[Flags]) -> Flags:
+    return np.asarray(np.logical_or.reduce(masks), np.bool_)
+
+
+def _flags(mask: Tensor) -> Flags:
+    flags: Flags = mask.detach().cpu().numpy()
+    return flags
+
+
+def _region(flags: Flags, *, like: Tensor) -> Tensor:
+    """Return (B, H, W) flags as (B, 1, H, W) factors of 0 and 1."""
+    return torch.from_numpy(flags)[:, None].to(like)
+
+
+def _check_threshold(threshold: float) -> None:
+    if not 0 < threshold < 1:
+        raise ConfigError(
+            [f"threshold is {threshold!r}; allowed: a number between 0 and 1. 0.5 is usual."]
+        )
+
+
+def _check_clicks(clicks: Sequence[Sequence[float]], *, height: int, width: int) -> None:
+    how = "Give each click as [x, y, 1 or 0]: 1 marks what is to be chosen, 0 what is not."
+    for click in clicks:
+        if len(click) != 3 or click[2] not in (0, 1):
+            raise RayfillError(f"click {list(click)} is not one. {how}")
+        if not (0 <= click[0] < width and 0 <= click[1] < height):
+            raise RayfillError(
+                f"click {list(click)} lies outside the photo of {width}x{height} pixels. {how}"
+            )
+    if not any(click[2] == 1 for click in clicks):
+        raise RayfillError(f"none of {len(clicks)} clicks is a positive one. {how}")
