@@ -66,6 +66,24 @@ def typed_options(
     return config_type(**options)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PyramidOptions(ModelOptions):
+    """Options of networks that halve the picture as often as they are told."""
+
+    depth: int = 4
+    """Number of halvings, 1 to 7; sizes are padded to a multiple of 2**depth."""
+
+    @property
+    def stride(self) -> int:
+        """Multiple that both sides of an image are padded to, in pixels."""
+        return 1 << self.depth
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for every value that cannot be used."""
+        yield from super().problems()
+        yield from integer_problems("depth", self.depth, low=1, high=7)
+
+
 def integer_problems(name: str, value: int, *, low: int, high: int) -> Iterator[str]:
     """Yield the one-line problem of an integer option, or nothing."""
     is_integer = isinstance(value, int) and not isinstance(value, bool)

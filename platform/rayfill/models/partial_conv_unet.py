@@ -11,37 +11,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rayfill.models.filled import FilledNetwork, initialise_convolutions, missing
-from rayfill.models.options import (
-    ModelOptions,
-    choice_problems,
-    integer_problems,
-    switch_problems,
-)
+from rayfill.models.options import PyramidOptions, choice_problems, switch_problems
 from rayfill.models.partial_conv import NORMALISATIONS, PartialConv2d, Window
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartialConvUNetConfig(ModelOptions):
+class PartialConvUNetConfig(PyramidOptions):
     """Options of the U-Nets of partial convolutions.
 
-    These never see a fill: ``hole_fill`` is what a *residual* output corrects.
+    These never see a fill: ``hole_fill`` is what a *residual* output corrects. What pads a size
+    counts as unknown.
     """
-
-    depth: int = 4
-    """Number of downsamplings, 1 to 7; sizes are padded, as unknown, to a multiple of 2**depth."""
 
     normalisation: Literal["liu", "report"] = "liu"
     """Scale of a partial convolution: liu, sum(1)/sum(known); report, 1/sum(known)."""
 
-    @property
-    def stride(self) -> int:
-        """Multiple that both sides of an image are padded to, in pixels."""
-        return 1 << self.depth
-
     def problems(self) -> Iterator[str]:
         """Yield one sentence for every value that cannot be used."""
         yield from super().problems()
-        yield from integer_problems("depth", self.depth, low=1, high=7)
         yield from choice_problems("normalisation", self.normalisation, NORMALISATIONS)
 
 
@@ -50,7 +37,7 @@ class LiuUNetConfig(PartialConvUNetConfig):
     """Options of Liu's network; a depth of 7 is the usual one at 256x256 pixels."""
 
     depth: int = 7
-    """Number of strided layers, 1 to 7; sizes are padded, as unknown, to a multiple of 2**depth."""
+    """Number of strided layers, 1 to 7; sizes are padded to a multiple of 2**depth."""
 
     freeze_encoder_norm: bool = False
     """Keep the encoder's BatchNorm as it is, for the second phase of training."""

@@ -11,22 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rayfill.models.filled import FilledNetwork, initialise_convolutions
-from rayfill.models.options import (
-    ModelOptions,
-    choice_problems,
-    integer_problems,
-    switch_problems,
-)
+from rayfill.models.options import PyramidOptions, choice_problems, switch_problems
 
 ODD_SIZES = ("pad_input", "pad_inside")
 
 
 @dataclass(frozen=True, kw_only=True)
-class UNetConfig(ModelOptions):
+class UNetConfig(PyramidOptions):
     """Options of the U-Net, with and without attention gates."""
-
-    depth: int = 4
-    """Number of 2x2 poolings, 1 to 7; sizes are padded to a multiple of 2**depth."""
 
     mask_channel: bool = True
     """Whether the hole mask is a fourth input channel."""
@@ -34,15 +26,9 @@ class UNetConfig(ModelOptions):
     odd_sizes: Literal["pad_input", "pad_inside"] = "pad_input"
     """Where sizes that 2**depth does not divide are padded: at the input, or inside the decoder."""
 
-    @property
-    def stride(self) -> int:
-        """Multiple that both sides of an image are padded to, in pixels."""
-        return 1 << self.depth
-
     def problems(self) -> Iterator[str]:
         """Yield one sentence for every value that cannot be used."""
         yield from super().problems()
-        yield from integer_problems("depth", self.depth, low=1, high=7)
         yield from switch_problems("mask_channel", self.mask_channel)
         yield from choice_problems("odd_sizes", self.odd_sizes, ODD_SIZES)
 
