@@ -156,11 +156,17 @@ class PanopticFPN(Segmenter):
         source = self.config.weights
         if source == "none":
             return
-        state = published_state(
-            _DETECTOR,
-            weights_path=None if source == "coco" else source,
-            allow_download=self.config.allow_download,
-        )
+        try:
+            state = published_state(
+                _DETECTOR,
+                weights_path=None if source == "coco" else source,
+                allow_download=self.config.allow_download,
+            )
+        except RayfillError as error:
+            raise RayfillError(
+                f"{error} Here it is the option weights, now {source!r}; 'none' starts from random "
+                "ones instead."
+            ) from error
         try:
             # Not compared by name first: torchvision itself renames what older versions saved.
             self.detector.load_state_dict(state)
