@@ -11,16 +11,28 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from rayfill.metrics import MetricTable, Score
+from rayfill_data.errors import ConfigError, unknown_name
 
-#: Column, metric, digits, and whether more is better.
-_COLUMNS = (
-    ("PSNR hole", "hole_psnr", 2, True),
-    ("SSIM hole", "hole_ssim", 4, True),
-    ("PSNR", "psnr", 2, True),
-    ("SSIM", "ssim", 4, True),
-    ("LPIPS", "lpips", 4, False),
-    ("L1", "l1", 4, False),
-)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Column:
+    title: str
+    digits: int
+    usual: bool = True
+    """Whether it is shown unasked."""
+
+
+#: By metric, in the order shown; the arrow says which way is better.
+_COLUMNS = {
+    "hole_psnr": _Column(title="PSNR hole ↑", digits=2),
+    "hole_ssim": _Column(title="SSIM hole ↑", digits=4),
+    "psnr": _Column(title="PSNR ↑", digits=2),
+    "ssim": _Column(title="SSIM ↑", digits=4),
+    "lpips": _Column(title="LPIPS ↓", digits=4),
+    "l1": _Column(title="L1 ↓", digits=4, usual=False),
+    "dice": _Column(title="Dice ↑", digits=4, usual=False),
+    "dice_ceiling": _Column(title="Dice ceiling", digits=4, usual=False),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,8 +49,23 @@ class Entry:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportRow:
+    """Numbers that a report prints of its own system, measured its own way: shown, not ranked."""
+
+    name: str
+    values: Mapping[str, float]
+    """What it gives, by metric."""
+    note: str = ""
+    """How its protocol differs, a sentence."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Leaderboard:
-    """Entries, best first by ``rank_by`` on the test split, with their protocol."""
+    """Entries, best first by ``rank_by`` on the test split, with their protocol.
+
+    Raises:
+        ConfigError: with every metric that there is no column for.
+    """
 
     title: str
     entries: Sequence[Entry]
@@ -46,6 +73,16 @@ class Leaderboard:
     protocol: Mapping[str, str]
     notes: Sequence[str] = ()
     """What was left out or went wrong, a sentence each."""
+    columns: Sequence[str] = ()
+    """Metrics to show beside the usual ones: l1, or dice and dice_ceiling."""
+    report: Sequence[ReportRow] = ()
+    """What reports print of their own systems; it stands below the entries."""
+
+    def __post_init__(self) -> None:
+        named = [*self.columns, *(metric for row in self.report for metric in row.values)]
+        unknown = [metric for metric in dict.fromkeys(named) if metric not in _COLUMNS]
+        if unknown:
+            raise ConfigError([unknown_name("column", metric, _COLUMNS) for metric in unknown])
 
     def ranked(self) -> list[Entry]:
         """Return the entries, best first; those without a finite score last."""
@@ -64,8 +101,10 @@ class Leaderboard:
             left = column in ("system", "kind")
             justify: JustifyMethod = "left" if left else "right"
             table.add_column(column, justify=justify, no_wrap=not left, overflow="fold")
-        for entry, row in zip(self.ranked(), rows, strict=True):
-            table.add_row(*row, style="bold" if entry.kind == "winner" else None)
+        kind = header.index("kind")
+        for number, row in enumerate(rows, start=1):
+            style = {"winner": "bold", "report": "dim"}.get(row[kind])
+            table.add_row(*row, style=style, end_section=number == len(self.entries))
         console.print(table)
         header, rows = self._bucket_cells()
         buckets = Table(title="PSNR / SSIM inside the hole by hole ratio (percent)")
@@ -76,12 +115,12 @@ class Leaderboard:
         console.print(buckets)
         for name, value in self.protocol.items():
             console.print(f"  {name}: {value}", highlight=False, markup=False, soft_wrap=True)
-        for note in self.notes:
+        for note in self._all_notes():
             console.print(f"Note: {note}", highlight=False, markup=False, soft_wrap=True)
 
     def markdown(self) -> str:
         """Return the same as Markdown."""
-        notes = "".join(f"- Note: {note}\n" for note in self.notes)
+        notes = "".join(f"- Note: {note}\n" for note in self._all_notes())
         conditions = "".join(f"- {name}: {value}\n" for name, value in self.protocol.items())
         return (
             f"# {self.title}\n\n{_markdown(*self._cells())}\n"
@@ -106,19 +145,43 @@ class Leaderboard:
                 }
                 for entry in self.ranked()
             ],
+            "report": [
+                {"name": row.name, "values": dict(row.values), "note": row.note}
+                for row in self.report
+            ],
         }
 
+    def _all_notes(self) -> list[str]:
+        return [*self.notes, *(f"{row.name}: {row.note}" for row in self.report if row.note)]
+
+    def _shown(self) -> list[str]:
+        """Return the metrics that are columns: what is wanted and known of every entry.
+
+        What a report gives is shown in any case, be it beside empty cells.
+        """
+        reported = {metric for row in self.report for metric in row.values}
+        return [
+            metric
+            for metric, column in _COLUMNS.items()
+            if metric in reported
+            or (column.usual or metric in self.columns)
+            and all(metric in entry.table.total for entry in self.entries)
+        ]
+
     def _cells(self) -> tuple[list[str], list[list[str]]]:
-        shown = [c for c in _COLUMNS if all(c[1] in e.table.total for e in self.entries)]
-        header = ["#", "system", "kind", "epochs", "val"]
-        header += [f"{title} {'↑' if more else '↓'}" for title, _, _, more in shown]
+        shown = self._shown()
+        header = ["#", "system", "kind", "epochs", "val", *(_COLUMNS[m].title for m in shown)]
         rows = []
         for rank, entry in enumerate(self.ranked(), start=1):
             row = [str(rank), entry.name, entry.kind, entry.epochs, _number(entry.val_score, 2)]
-            for _, metric, digits, _ in shown:
-                score = entry.table.total[metric]
-                row.append(_mean_and_std(score, digits))
+            for metric in shown:
+                score = entry.table.total.get(metric)
+                row.append(_mean_and_std(score, _COLUMNS[metric].digits) if score else "")
             rows.append(row)
+        for reported in self.report:
+            # As the report prints them: our digits would claim more, or hide some.
+            values = [f"{reported.values[m]:g}" if m in reported.values else "" for m in shown]
+            rows.append(["", reported.name, "report", "", "", *values])
         return header, rows
 
     def _bucket_cells(self) -> tuple[list[str], list[list[str]]]:
@@ -141,6 +204,8 @@ class Leaderboard:
 def _mean_and_std(score: Score, digits: int) -> str:
     if not math.isfinite(score.mean):
         return ""
+    if not math.isfinite(score.std):  # of all pixels together
+        return _number(score.mean, digits)
     return f"{_number(score.mean, digits)} ±{_number(score.std, digits - 1)}"
 
 

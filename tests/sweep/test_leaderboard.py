@@ -9,8 +9,9 @@ import math
 import pytest
 from rich.console import Console
 
-from rayfill.leaderboard import Entry, Leaderboard
+from rayfill.leaderboard import Entry, Leaderboard, ReportRow
 from rayfill.metrics import BUCKETS, MetricTable, Score
+from rayfill_data.errors import ConfigError
 
 METRICS = ("psnr", "ssim", "hole_psnr", "hole_ssim", "l1")
 EMPTY = Score(mean=math.nan, std=math.nan, n=0, n_infinite=0)
@@ -138,3 +139,75 @@ def test_notes_are_printed_as_they_are(note: str) -> None:
     text = shown(board(*THREE.entries, notes=(note,), protocol={"dataset": note}))
     assert f"Note: {note}" in text
     assert f"dataset: {note}" in text
+
+
+def rows_of(leaderboard: Leaderboard) -> list[dict[str, str]]:
+    """The rows of the first Markdown table, by column."""
+    lines = [
+        line.strip("|").split("|") for line in leaderboard.markdown().split("\n\n")[1].split("\n")
+    ]
+    header, _, *rows = [[cell.strip() for cell in line] for line in lines]
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def with_dice(dice: float, ceiling: float) -> MetricTable:
+    """Pooled metrics have no deviation."""
+    made = table(20.0)
+    pooled = {"dice": dice, "dice_ceiling": ceiling}
+    scores = {k: Score(mean=v, std=math.nan, n=4, n_infinite=0) for k, v in pooled.items()}
+    return made._replace(total={**made.total, **scores})
+
+
+def test_dice_beside_its_ceiling_and_l1_are_columns_where_asked_for() -> None:
+    entry = Entry(name="a", kind="trial", table=with_dice(0.5837, 0.6077))
+    assert not {"Dice ↑", "Dice ceiling", "L1 ↓"} & set(rows_of(board(entry))[0])
+    (row,) = rows_of(board(entry, columns=("l1", "dice_ceiling", "dice")))
+    assert list(row)[-3:] == ["L1 ↓", "Dice ↑", "Dice ceiling"]
+    assert (row["Dice ↑"], row["Dice ceiling"]) == ("0.5837", "0.6077")
+    assert row["L1 ↓"] == "0.5000 ±0.100"
+    text = shown(board(entry, columns=("dice", "dice_ceiling")))
+    assert "0.5837" in text
+    assert "0.6077" in text
+
+
+def test_a_column_that_not_every_system_has_is_left_out() -> None:
+    entries = (
+        Entry(name="a", kind="trial", table=with_dice(0.58, 0.6)),
+        Entry(name="b", kind="trial", table=table(1.0)),
+    )
+    assert "Dice ↑" not in rows_of(board(*entries, columns=("dice",)))[0]
+
+
+REPORT = ReportRow(
+    name="P3", values={"psnr": 30.456, "ssim": 0.91, "lpips": 0.0215}, note="at 178 px"
+)
+
+
+def test_numbers_of_a_report_stand_below_unranked_and_as_printed() -> None:
+    rows = rows_of(board(*THREE.entries, report=(REPORT,)))
+    assert [row["#"] for row in rows] == ["1", "2", "3", ""]
+    last = rows[-1]
+    assert (last["system"], last["kind"], last["val"]) == ("P3", "report", "")
+    assert (last["PSNR ↑"], last["SSIM ↑"], last["PSNR hole ↑"]) == ("30.456", "0.91", "")
+    # Ours is not measured here, but the report's number is not hidden for that.
+    assert [row["LPIPS ↓"] for row in rows] == ["", "", "", "0.0215"]
+
+
+def test_a_report_is_in_every_form_with_its_note_and_in_no_ranking() -> None:
+    made = board(*THREE.entries, report=(REPORT,), notes=("ours",))
+    assert [entry.name for entry in made.ranked()] == ["strong", "telea", "weak"]
+    assert made.markdown().splitlines()[-2:] == ["- Note: ours", "- Note: P3: at 178 px"]
+    assert "| P3 |" not in made.markdown().split("PSNR / SSIM inside")[1]
+    text = shown(made)
+    assert "30.456" in text
+    assert "Note: P3: at 178 px" in text
+    read = json.loads(json.dumps(made.to_dict(), allow_nan=False))
+    assert read["report"] == [{"name": "P3", "values": dict(REPORT.values), "note": "at 178 px"}]
+    assert len(read["entries"]) == 3
+
+
+def test_metrics_without_a_column_are_refused_all_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        board(columns=("dise",), report=(ReportRow(name="x", values={"mse": 4e-4}),))
+    assert len(caught.value.problems) == 2
+    assert "Did you mean 'dice'" in str(caught.value)
