@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from rayfill_data.codec import Float32Array, UInt8Array, to_nchw
+from rayfill_data.distance import signed_distance
 from rayfill_data.errors import ConfigError, DatasetError, unknown_name
 from rayfill_data.mask_shapes import MASKS, RatioRange, draw_mask
 from rayfill_data.masks import check_ratio_range, dilate, sample_rng
 from rayfill_data.reader import SplitArrays
+
+Labels = npt.NDArray[np.int64]
+_Array = TypeVar("_Array", UInt8Array, Float32Array)
 
 #: BT.601 luma, what "gray" means when saturation is changed.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -35,6 +40,28 @@ class Batch:
     hole_mask: Float32Array
     """(B, 1, H, W), exactly 0 or 1, 1 = to fill."""
     sample_id: tuple[str, ...]
+    labels: Labels | None = None
+    """(B, H, W) int64, what the image shows: indices into the manifest's labels, 255 to be ignored;
+    None for a dataset without labels."""
+    target_labels: Labels | None = None
+    """(B, H, W) int64, what the target shows; None for a dataset without labels."""
+    signed_distance: Float32Array | None = None
+    """(B, 1, H, W) in [-1, 1], of `hole_mask` as it is here; None unless asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What decoded samples may have beside pictures and masks."""
+
+    labels: UInt8Array | None = None
+    """(B, H, W) uint8, what the image shows."""
+    target_labels: UInt8Array | None = None
+    """(B, H, W) uint8, what the target shows."""
+    signed_distance: Float32Array | None = None
+    """(B, H, W) float32, of the stored hole masks; None makes them where they are asked for."""
+
+
+_NO_EXTRAS = Extras()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +83,13 @@ class AugmentOptions:
     ratio_range: RatioRange | None = None
     """Smallest and largest share of the picture a freshly drawn hole may cover; None: as the
     generator likes."""
+
+    redraw: bool = False
+    """Draw a fresh hole for every sample, over its target: where the dataset has an object and its
+    mask, the object is left out and the hole is any. Otherwise stored holes are kept."""
+
+    signed_distance: bool = False
+    """Give every sample the signed distance of its hole, as boundary losses need it."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -133,11 +167,17 @@ def training_batches(
             seed=seed,
             epoch=epoch,
             augment=augment,
+            extras=_extras(arrays, indices, distances=_keeps_holes(augment)),
         )
 
 
 def evaluation_batches(
-    arrays: SplitArrays, *, batch_size: int, rank: int = 0, world_size: int = 1
+    arrays: SplitArrays,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    signed_distance: bool = False,
 ) -> Iterator[Batch]:
     """Yield every sample once over all ranks, in order, unchanged; the last batch may be smaller.
 
@@ -159,6 +199,13 @@ def evaluation_batches(
             target=to_nchw(arrays.target[indices]),
             hole_mask=_binary(arrays.hole_mask[indices]),
             sample_id=tuple(arrays.sample_id[index] for index in indices),
+            labels=None if arrays.labels is None else arrays.labels[indices].astype(np.int64),
+            target_labels=(
+                None
+                if arrays.target_labels is None
+                else arrays.target_labels[indices].astype(np.int64)
+            ),
+            signed_distance=arrays.signed_distance[indices][:, None] if signed_distance else None,
         )
 
 
@@ -171,6 +218,7 @@ def augmented_batch(
     seed: int,
     epoch: int,
     augment: AugmentOptions,
+    extras: Extras = _NO_EXTRAS,
 ) -> Batch:
     """Augment decoded samples; each one's chance comes from (seed, epoch, sample id) alone.
 
@@ -182,29 +230,95 @@ def augmented_batch(
         seed: of the run.
         epoch: counted from 0.
         augment: what happens to a sample.
+        extras: labels and distances; labels are flipped with the pictures and else unchanged.
     """
+    flipped, factors, masks = _drawn(
+        hole_masks, image.shape[1:3], sample_id=sample_id, seed=seed, epoch=epoch, augment=augment
+    )
+    if augment.redraw:
+        image, extras = target, replace(extras, labels=extras.target_labels)
+    distance = None
+    if augment.signed_distance:
+        distance = _distances(masks, hole_masks, extras.signed_distance, augment)
+    image, target, masks = _flip(image, flipped), _flip(target, flipped), _flip(masks, flipped)
+    pictures, truth = to_nchw(image), to_nchw(target)
+    if augment.color_jitter:
+        pictures, truth = _jitter(pictures, truth, factors)
+    return Batch(
+        image=pictures,
+        target=truth,
+        hole_mask=_binary(masks),
+        sample_id=sample_id,
+        labels=_flipped_labels(extras.labels, flipped),
+        target_labels=_flipped_labels(extras.target_labels, flipped),
+        signed_distance=None if distance is None else _flip(distance, flipped)[:, None],
+    )
+
+
+def _drawn(
+    hole_masks: Sequence[UInt8Array | None],
+    shape: tuple[int, ...],
+    *,
+    sample_id: tuple[str, ...],
+    seed: int,
+    epoch: int,
+    augment: AugmentOptions,
+) -> tuple[npt.NDArray[np.bool_], Float32Array, UInt8Array]:
+    """Return what chance gives each sample: flipped or not, colour factors, the hole mask."""
     size = len(sample_id)
     flipped = np.zeros(size, np.bool_)
     factors = np.ones((size, 3), np.float32)
-    masks = np.empty(image.shape[:3], np.uint8)
+    masks = np.empty((size, *shape), np.uint8)
     for index, name in enumerate(sample_id):
         rng = sample_rng(seed, epoch, name)
         # Every draw is made whatever the options: switching one off leaves the others as they were.
         flipped[index] = augment.flip & (rng.random() < 0.5)
         factors[index] += augment.color_jitter * rng.uniform(-1.0, 1.0, 3).astype(np.float32)
         mask = hole_masks[index]
-        if mask is None:
-            mask = draw_mask(
-                augment.masks, *image.shape[1:3], rng=rng, ratio_range=augment.ratio_range
-            )
+        if mask is None or augment.redraw:
+            mask = draw_mask(augment.masks, *shape, rng=rng, ratio_range=augment.ratio_range)
         masks[index] = dilate(mask, radius_px=augment.expand_px)
-    image = np.where(flipped[:, None, None, None], image[:, :, ::-1], image)
-    target = np.where(flipped[:, None, None, None], target[:, :, ::-1], target)
-    masks = np.where(flipped[:, None, None], masks[:, :, ::-1], masks)
-    pictures, truth = to_nchw(image), to_nchw(target)
-    if augment.color_jitter:
-        pictures, truth = _jitter(pictures, truth, factors)
-    return Batch(image=pictures, target=truth, hole_mask=_binary(masks), sample_id=sample_id)
+    return flipped, factors, masks
+
+
+def _distances(
+    masks: UInt8Array,
+    stored: Sequence[UInt8Array | None],
+    known: Float32Array | None,
+    augment: AugmentOptions,
+) -> Float32Array:
+    """Return the signed distance of every mask, the known one where its mask is the stored one."""
+    found = np.empty(masks.shape, np.float32)
+    for index, mask in enumerate(masks):
+        if known is not None and stored[index] is not None and _keeps_holes(augment):
+            found[index] = known[index]
+        else:
+            found[index] = signed_distance(mask)
+    return found
+
+
+def _keeps_holes(augment: AugmentOptions) -> bool:
+    """Tell whether distances are wanted of holes as they are stored."""
+    return augment.signed_distance and not augment.redraw and augment.expand_px == 0
+
+
+def _extras(arrays: SplitArrays, indices: npt.NDArray[np.intp], *, distances: bool) -> Extras:
+    """Return the labels and, where asked for, the distances of some samples of a split."""
+    return Extras(
+        labels=None if arrays.labels is None else arrays.labels[indices],
+        target_labels=None if arrays.target_labels is None else arrays.target_labels[indices],
+        signed_distance=arrays.signed_distance[indices] if distances else None,
+    )
+
+
+def _flip(maps: _Array, flipped: npt.NDArray[np.bool_]) -> _Array:
+    """Mirror the samples of (B, H, W, ...) that are flipped."""
+    choice = flipped.reshape(-1, *(1,) * (maps.ndim - 1))
+    return np.where(choice, maps[:, :, ::-1], maps)
+
+
+def _flipped_labels(labels: UInt8Array | None, flipped: npt.NDArray[np.bool_]) -> Labels | None:
+    return None if labels is None else _flip(labels, flipped).astype(np.int64)
 
 
 def _jitter(

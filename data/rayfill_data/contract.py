@@ -3,7 +3,8 @@
 A dataset is a folder or bucket holding Parquet shards ``<split>-00000.parquet``, ``manifest.json``
 and ``rejected.jsonl``. One row is one sample. Pictures are 8-bit RGB PNG, hole masks 8-bit gray PNG
 with **255 = hole**; a ``target`` that equals the image and a ``hole_mask`` that is drawn afresh
-every epoch are null. Splits never share a ``source_id``.
+every epoch are null. Splits never share a ``source_id``. Label maps are 8-bit gray PNG: a value is
+an index into the manifest's ``labels``, 0 is everything without a name, 255 is to be ignored.
 """
 
 from __future__ import annotations
@@ -40,8 +41,16 @@ ROW_SCHEMA = pa.schema(
         pa.field("source_id", pa.string(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
+        pa.field("labels", pa.binary()),
+        pa.field("target_labels", pa.binary()),
     ]
 )
+
+#: Columns that datasets made before label maps lack; they are read as datasets without labels.
+OPTIONAL_COLUMNS = ("labels", "target_labels")
+
+#: The value of a label map where nobody knows, such as a crowd; losses and scores leave it out.
+IGNORE_LABEL = 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +72,8 @@ class Manifest:
     content_hash: str
     """Hash over every row of every split, whatever the sharding and the Parquet settings."""
     versions: Mapping[str, str]
+    labels: tuple[str, ...] = ()
+    """Names of the values of label maps; empty where the rows have none."""
 
     def to_json(self) -> str:
         """Return the manifest as indented JSON with sorted keys and a final newline."""
@@ -93,6 +104,7 @@ class Manifest:
             raise DatasetError(
                 f"{where}: {MANIFEST_NAME} {problem}. Prepare the dataset again with --overwrite."
             )
+        raw["labels"] = tuple(raw.get("labels", ()))
         raw["shards"] = {split: tuple(names) for split, names in raw["shards"].items()}
         return cls(**raw)
 
@@ -100,7 +112,7 @@ class Manifest:
 def _problem(raw: dict[str, Any]) -> str:
     """Return what is wrong with a manifest of the right schema version, or an empty string."""
     wanted = {field.name for field in fields(Manifest)}
-    if missing := sorted(wanted - raw.keys()):
+    if missing := sorted(wanted - raw.keys() - {"labels"}):
         return f"lacks {', '.join(missing)}"
     if unknown := sorted(raw.keys() - wanted):
         return f"has unknown keys {', '.join(unknown)}"
@@ -117,4 +129,7 @@ def _problem(raw: dict[str, Any]) -> str:
         return "has something else than a whole number as seed, size or count"
     if not all(isinstance(names, list) for names in raw["shards"].values()):
         return "has shards that are not lists of names"
+    labels = raw.get("labels", [])
+    if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
+        return "has labels that are not a list of names"
     return ""

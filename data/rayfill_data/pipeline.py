@@ -79,6 +79,8 @@ def prepare(
             return found
     check_replaceable(out, overwrite=overwrite)
     with open_writer(out) as writer:
+        for what, why in plan.rejected:
+            writer.reject(what, "", why)
         with _connected_ray(), _reporting(progress, source_name) as report:
             _render_all(plan, spec, options, seed, writer, report)
         writer.close()
@@ -87,6 +89,7 @@ def prepare(
             height=plan.size,
             width=plan.size,
             versions=_versions(),
+            labels=plan.labels,
             **writer.facts(),
         )
         _check_complete(manifest)
@@ -158,6 +161,10 @@ class _Renderer:
         if sample.hole_mask is not None:
             row["hole_mask"] = encode_png(sample.hole_mask)
             row["hole_ratio"] = hole_ratio(sample.hole_mask)
+        if sample.labels is not None:
+            row["labels"] = encode_png(sample.labels)
+        if sample.target_labels is not None:
+            row["target_labels"] = encode_png(sample.target_labels)
         return row
 
 
@@ -196,9 +203,10 @@ def _render_all(
                 examples.append(f"{path}: {reason}")
         done += len(batch)
         report(done, total)
-    if writer.rejected > allowed:
+    rejected = writer.rejected - len(plan.rejected)
+    if rejected > allowed:
         raise DatasetError(
-            f"{writer.rejected} of {total} files cannot be used, {allowed} are allowed: "
+            f"{rejected} of {total} files cannot be used, {allowed} are allowed: "
             f"{' | '.join(examples)} Repair or remove them, or raise --max-rejected (a share; 1 "
             "allows all) to go on without them and have them listed in rejected.jsonl."
         )

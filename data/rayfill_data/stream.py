@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rayfill_data.batches import AugmentOptions, Batch, augmented_batch
+from rayfill_data.batches import AugmentOptions, Batch, Extras, augmented_batch
 from rayfill_data.codec import UInt8Array, decode_png
+from rayfill_data.contract import OPTIONAL_COLUMNS
 from rayfill_data.errors import DatasetError, ImageError
 from rayfill_data.masks import sample_rng
 from rayfill_data.reader import PreparedDataset, resolve
@@ -32,6 +33,8 @@ _DECODED_SCHEMA = pa.schema(
         pa.field("hole_mask", pa.binary()),
         pa.field("height", pa.int32()),
         pa.field("width", pa.int32()),
+        pa.field("labels", pa.binary()),
+        pa.field("target_labels", pa.binary()),
         # An error travels as a row: Ray would wrap an exception beyond recognition.
         pa.field("problem", pa.string()),
     ]
@@ -47,8 +50,9 @@ def training_dataset(uri: str, *, split: str) -> Dataset:
     """Return a lazy Ray dataset of decoded rows, one block per Parquet row group.
 
     Pictures are binary columns of raw uint8 samples, row by row: `image` and `target` RGB,
-    `hole_mask` one byte per pixel; `target` null where it equals the image, `hole_mask` where it is
-    to be drawn. For :func:`stream_batches`, also after `streaming_split` or through Ray Train.
+    `hole_mask` and labels one byte per pixel; `target` null where it equals the image, `hole_mask`
+    where it is to be drawn, labels where there are none. For :func:`stream_batches`, also after
+    `streaming_split` or through Ray Train.
 
     Raises:
         DatasetError: no finished dataset, an unknown split, or a missing or truncated shard.
@@ -119,11 +123,12 @@ def stream_batches(
         yield augmented_batch(
             np.stack(images),
             np.stack(targets),
-            [_mask(row) for row in rows],
+            [None if row["hole_mask"] is None else _plane(row["hole_mask"], row) for row in rows],
             sample_id=tuple(row["sample_id"] for row in rows),
             seed=seed,
             epoch=epoch,
             augment=augment,
+            extras=_extras(rows),
         )
 
 
@@ -136,7 +141,9 @@ def _decode_groups(groups: pa.Table) -> pa.Table:
         try:
             with system.open_input_file(path) as stream:
                 file = pq.ParquetFile(stream, page_checksum_verification=True)
-                table = file.read_row_group(group["group"], columns=_STORED_COLUMNS)
+                # Datasets made before there were labels lack their columns.
+                stored = [name for name in _STORED_COLUMNS if name in file.schema_arrow.names]
+                table = file.read_row_group(group["group"], columns=stored)
             rows += [_decoded(row) for row in table.to_pylist()]
         except (OSError, pa.ArrowException, ImageError):
             rows = [{"problem": f"The shard {path} is truncated or damaged. {_ADVICE}"}]
@@ -148,8 +155,8 @@ def _decoded(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row with its PNGs replaced by their samples."""
     pictures = {
         key: decode_png(row[key]).tobytes()
-        for key in ("image", "target", "hole_mask")
-        if row[key] is not None
+        for key in ("image", "target", "hole_mask", *OPTIONAL_COLUMNS)
+        if row.get(key) is not None
     }
     return row | pictures
 
@@ -158,5 +165,17 @@ def _pixels(samples: bytes, row: dict[str, Any], channels: int) -> UInt8Array:
     return np.frombuffer(samples, np.uint8).reshape(row["height"], row["width"], channels)
 
 
-def _mask(row: dict[str, Any]) -> UInt8Array | None:
-    return None if row["hole_mask"] is None else _pixels(row["hole_mask"], row, 1)[..., 0]
+def _plane(samples: bytes, row: dict[str, Any]) -> UInt8Array:
+    return _pixels(samples, row, 1)[..., 0]
+
+
+def _extras(rows: Sequence[dict[str, Any]]) -> Extras:
+    """Return the label maps of rows that have them."""
+    if any(row["labels"] is None for row in rows):
+        return Extras()
+    shown = [_plane(row["labels"], row) for row in rows]
+    behind = [
+        image if row["target_labels"] is None else _plane(row["target_labels"], row)
+        for image, row in zip(shown, rows, strict=True)
+    ]
+    return Extras(labels=np.stack(shown), target_labels=np.stack(behind))

@@ -24,6 +24,7 @@ from pyarrow import fs
 
 from rayfill_data.contract import (
     MANIFEST_NAME,
+    OPTIONAL_COLUMNS,
     REJECTED_NAME,
     ROW_GROUP_ROWS,
     ROW_SCHEMA,
@@ -138,10 +139,15 @@ class DatasetWriter:
 
 
 def row_digest(row: Row) -> bytes:
-    """Hash one row: every column in the schema's order, tagged and with its length."""
+    """Hash one row: every column in the schema's order, tagged and with its length.
+
+    Absent labels leave no trace: rows without them have the hash they had before there were any.
+    """
     digest = hashlib.blake2b(digest_size=20)
     for field in ROW_SCHEMA:
-        value = row[field.name]
+        value = row.get(field.name) if field.name in OPTIONAL_COLUMNS else row[field.name]
+        if value is None and field.name in OPTIONAL_COLUMNS:
+            continue
         if value is None:
             digest.update(b"-")
             continue
@@ -151,6 +157,8 @@ def row_digest(row: Row) -> bytes:
             value = struct.pack("<f", value)
         elif isinstance(value, int):
             value = struct.pack("<q", value)
+        if field.name in OPTIONAL_COLUMNS:
+            digest.update(field.name.encode())
         digest.update(b"+" + struct.pack("<q", len(value)))
         digest.update(value)
     return digest.digest()

@@ -223,7 +223,9 @@ def test_evaluation_needs_frozen_masks(arrays: SplitArrays) -> None:
 
 def test_empty_split_cannot_be_trained_on(arrays: SplitArrays) -> None:
     nothing = {
-        field.name: getattr(arrays, field.name)[:0] for field in dataclasses.fields(SplitArrays)
+        field.name: values if values is None else values[:0]
+        for field in dataclasses.fields(SplitArrays)
+        for values in [getattr(arrays, field.name)]
     }
     with pytest.raises(DatasetError, match="empty"):
         epoch_of(SplitArrays(**nothing))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rayfill_data.sources.aerial import AERIAL, AerialOptions
 from rayfill_data.sources.celeba import CELEBA, CelebaOptions
 from rayfill_data.sources.cifar10 import CIFAR10, Cifar10Options
+from rayfill_data.sources.coco import COCO, CocoPhotosOptions
 from rayfill_data.sources.defacto import DEFACTO, DefactoOptions
 from rayfill_data.sources.folder import FOLDER, FolderOptions
 from rayfill_data.sources.parquet import PARQUET, ParquetOptions
@@ -16,6 +17,7 @@ SOURCES: dict[str, SourceSpec] = {
     "photos": PHOTOS,
     "folder": FOLDER,
     "triplets": TRIPLETS,
+    "coco": COCO,
     "defacto": DEFACTO,
     "celeba": CELEBA,
     "aerial": AERIAL,
@@ -28,6 +30,7 @@ __all__ = [
     "AerialOptions",
     "CelebaOptions",
     "Cifar10Options",
+    "CocoPhotosOptions",
     "DefactoOptions",
     "FolderOptions",
     "ParquetOptions",

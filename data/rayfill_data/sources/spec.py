@@ -25,11 +25,13 @@ class Task:
     """Where the source finds the photo."""
     hole_kind: HoleKind
     donors: tuple[str, ...] = ()
-    """Photos of the same split to cut an object from, to be tried in this order."""
+    """Photos or objects of the same split to cut from, to be tried in this order."""
     mask_path: str = ""
     """Where the source finds the hole mask, if it is one of a folder."""
     target_path: str = ""
     """Where the source finds the true picture, if it is a file of its own."""
+    annotation: str = ""
+    """What the source knows of the photo, as it writes it down."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class Sample:
     """(H, W, 3) uint8, None where it equals the image."""
     hole_mask: UInt8Array | None
     """(H, W) uint8 in {0, 255}, None where training draws one afresh."""
+    labels: UInt8Array | None = None
+    """(H, W) uint8, what the image shows: an index into the plan's labels, or 255."""
+    target_labels: UInt8Array | None = None
+    """(H, W) uint8, what the target shows; None where it equals `labels`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +63,10 @@ class Plan:
     """Share of the tasks that may fail, in [0, 1]."""
     notes: tuple[str, ...] = ()
     """What the user should know about the inputs, one sentence each."""
+    rejected: tuple[tuple[str, str], ...] = ()
+    """(what, why) of inputs left out already; the source itself holds them against its limit."""
+    labels: tuple[str, ...] = ()
+    """Names of the values of label maps, the first for everything without a name of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)

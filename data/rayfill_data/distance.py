@@ -1,0 +1,58 @@
+"""The signed distance of every pixel to the outline of a hole; losses weight masks with it (P2)."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+
+from rayfill_data.codec import Float32Array, UInt8Array
+
+
+def signed_distance_px(hole_mask: UInt8Array) -> Float32Array:
+    """Return each pixel's distance to the outline of the hole: negative inside, positive outside.
+
+    ``d(p) = min over pixels q of the other kind of |p - q|_2 - 1/2``, so the outline runs halfway
+    between a hole pixel and its valid neighbour, where both have 1/2, with opposite signs. Without
+    an outline there is nothing to be near to: a mask of nothing gives plus the picture's diagonal
+    everywhere, one of holes only minus it.
+
+    Args:
+        hole_mask: (H, W) uint8, hole where not 0.
+
+    Returns:
+        (H, W) float32, in pixels, exact to 1e-4 in pictures of up to 1024 pixels.
+    """
+    hole = (hole_mask > 0).astype(np.uint8)
+    holes = cv2.countNonZero(hole)
+    if holes in (0, hole.size):
+        far = math.hypot(*hole.shape)
+        return np.full(hole.shape, -far if holes else far, np.float32)
+    # The masks of 3 or 5 pixels are three times as fast and up to 5 % off.
+    to_hole = cv2.distanceTransform(1 - hole, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    to_valid = cv2.distanceTransform(hole, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # One of the two is 0 in every pixel. Squared distances are whole numbers; OpenCV's roots of
+    # them differ in their last bit with where an array lies in memory, and runs must repeat.
+    unsigned = np.sqrt(np.rint(np.square(to_hole + to_valid)))
+    half = np.float32(0.5)
+    return np.asarray(np.where(hole > 0, half - unsigned, unsigned - half), np.float32)
+
+
+def signed_distance(hole_mask: UInt8Array) -> Float32Array:
+    """Return :func:`signed_distance_px` divided by :func:`distance_scale_px`: in [-1, 1].
+
+    A mask of nothing gives 1 everywhere, one of holes only -1.
+
+    Args:
+        hole_mask: (H, W) uint8, hole where not 0.
+
+    Source: report P2, equation 8.
+    """
+    distance = signed_distance_px(hole_mask)
+    return np.asarray(distance / np.abs(distance).max(), np.float32)
+
+
+def distance_scale_px(hole_mask: UInt8Array) -> float:
+    """Return the pixels that 1 stands for in :func:`signed_distance`: its alpha times this."""
+    return float(np.abs(signed_distance_px(hole_mask)).max())
