@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from rayfill_data import distance
 from rayfill_data.errors import ConfigError, RayfillError
-
-Float32 = NDArray[np.float32]
 
 
 def signed_distance_px(hole_mask: Tensor) -> Tensor:
     """Return how far, in pixels, every pixel lies from the outline: negative inside.
 
-    The distance from a pixel's centre to the nearest centre on the other side, less one half: the
-    outline runs midway, and its neighbours are at -0.5 and +0.5. A mask without hole, or of hole
-    alone, has no outline: every pixel is then the image's diagonal away from it, + or -.
+    :func:`rayfill_data.distance.signed_distance_px` of a batch: between pixel centres, less one
+    half, so that the outline's neighbours are at -0.5 and +0.5; plus (minus) the image's diagonal
+    everywhere in a mask without hole (of hole alone).
 
     Computed on the CPU by OpenCV's exact transform, outside autograd; a mask on a GPU makes the
     way there and back. Masks that do not change from epoch to epoch have theirs cached by the data
@@ -39,7 +36,7 @@ def signed_distance_px(hole_mask: Tensor) -> Tensor:
             "none of them 0. Give one mask channel for every image."
         )
     inside = (hole_mask.detach() > 0.5).to("cpu", torch.uint8).numpy()
-    distances = np.stack([_distance_px(mask) for mask in inside[:, 0]])
+    distances = np.stack([distance.signed_distance_px(mask) for mask in inside[:, 0]])
     return torch.from_numpy(distances)[:, None].to(hole_mask.device)
 
 
@@ -51,8 +48,8 @@ def signed_distance(hole_mask: Tensor) -> Tensor:
 
     Source: Kervadec et al. 2019 (arXiv:1812.07032); the scale is that of report P2.
     """
-    distance = signed_distance_px(hole_mask)
-    return distance / distance.abs().amax(dim=(2, 3), keepdim=True)
+    distance_px = signed_distance_px(hole_mask)
+    return distance_px / distance_px.abs().amax(dim=(2, 3), keepdim=True)
 
 
 def alpha_px(hole_mask: Tensor, *, alpha: float) -> Tensor:
@@ -115,18 +112,6 @@ def mask_expansion_loss(probability: Tensor, signed_distance: Tensor, *, alpha: 
     _check_alpha(alpha)
     _check_shapes(probability, signed_distance)
     return ((signed_distance - alpha) * probability).mean()
-
-
-def _distance_px(inside: NDArray[np.uint8]) -> Float32:
-    height, width = inside.shape
-    if not inside.any():
-        return np.full(inside.shape, np.hypot(height, width), np.float32)
-    if inside.all():
-        return np.full(inside.shape, -np.hypot(height, width), np.float32)
-    to_inside = cv2.distanceTransform(1 - inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    to_outside = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    # One of the two is 0 in every pixel.
-    return np.asarray(np.where(inside > 0, 0.5 - to_outside, to_inside - 0.5), np.float32)
 
 
 def _check_alpha(alpha: float) -> None:
