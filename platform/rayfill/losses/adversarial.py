@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rayfill.losses.perceptual import feature_distances, style_distances
 
@@ -76,7 +76,7 @@ def feature_matching_loss(
         real_features: a discriminator's maps of true samples, one per layer.
         fake_features: its maps of generated ones, of the same shapes.
 
-    Source: report P2, equation 3; Nazeri et al. 2019 (arXiv:1901.00212), equation 3.
+    Source: report P2, equation 3; Nazeri et al. 2019 (arXiv:1901.00212).
     """
     return feature_distances(fake_features, _detached(real_features)).sum()
 
@@ -93,7 +93,7 @@ def gram_style_loss(real_features: Sequence[Tensor], fake_features: Sequence[Ten
             al. do it. No gradient flows into them.
         fake_features: those of generated ones, of the same shapes.
 
-    Source: report P2, equation 6; Nazeri et al. 2019 (arXiv:1901.00212), equation 6.
+    Source: report P2, equation 6; Nazeri et al. 2019 (arXiv:1901.00212).
     """
     return style_distances(fake_features, _detached(real_features)).sum()
 
@@ -114,6 +114,20 @@ def hole_normalised_l1_loss(prediction: Tensor, target: Tensor, hole_mask: Tenso
     hole = hole_mask > 0.5
     error = torch.where(hole, (prediction - target).abs(), 0.0).sum()
     return error / (prediction.shape[1] * hole.sum()).clamp_min(1)
+
+
+class HoleMeanL1Loss(nn.Module):
+    """Module of :func:`hole_normalised_l1_loss`, called like every loss term."""
+
+    def forward(
+        self,
+        prediction: Tensor,
+        image: Tensor,  # noqa: ARG002
+        target: Tensor,
+        hole_mask: Tensor,
+    ) -> Tensor:
+        """Return the scalar loss of a batch."""
+        return hole_normalised_l1_loss(prediction, target, hole_mask)
 
 
 def _detached(features: Sequence[Tensor]) -> list[Tensor]:

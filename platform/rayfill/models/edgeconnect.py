@@ -91,7 +91,7 @@ class EdgeConnect(InpaintingModel):
     of the known part are found without looking into the hole, in training too.
 
     Source: Nazeri et al. 2019 (arXiv:1901.00212); with label maps: report P2 (Shimosato and Ukita,
-    TTI), figure 3.
+    TTI).
 
     Attributes:
         edge_generator: 3 channels (luma, known edges, mask) -> 1.
