@@ -4,20 +4,28 @@ from rayfill.metrics.aggregate import BUCKETS, InpaintingMetrics, MetricTable, S
 from rayfill.metrics.fid import FID_MIN_SAMPLES, FidMetric, fid_available
 from rayfill.metrics.functional import hole_psnr, hole_ssim, l1, psnr, ssim, ssim_map
 from rayfill.metrics.lpips import LpipsMetric, lpips_available
+from rayfill.metrics.mask_quality import LabelIoU, MaskQuality, mask_growth_px
+from rayfill.metrics.residual_object import ResidualObjectScore
+from rayfill.metrics.scores import SampleScores
 
 __all__ = [
     "BUCKETS",
     "FID_MIN_SAMPLES",
     "FidMetric",
     "InpaintingMetrics",
+    "LabelIoU",
     "LpipsMetric",
+    "MaskQuality",
     "MetricTable",
+    "ResidualObjectScore",
+    "SampleScores",
     "Score",
     "fid_available",
     "hole_psnr",
     "hole_ssim",
     "l1",
     "lpips_available",
+    "mask_growth_px",
     "psnr",
     "ssim",
     "ssim_map",

@@ -179,11 +179,12 @@ class InpaintingMetrics(Metric):
     def _scores(self, state: Tensor, products: Tensor) -> dict[str, Score]:
         """Turn (4, metrics) sums, squares and two counts, and (5,) products, into scores."""
         rows = zip(self.metric_names, state.T.tolist(), strict=True)
-        scores = {name: _score(*values) for name, values in rows}
+        scores = {name: score_of(*values) for name, values in rows}
         return scores | _dice_scores(*products.tolist())
 
 
-def _score(total: float, squares: float, count: float, infinite: float) -> Score:
+def score_of(total: float, squares: float, count: float, infinite: float) -> Score:
+    """Return the score of finite values by their sum, their squares' sum and their number."""
     if not count:
         return Score(mean=math.nan, std=math.nan, n=0, n_infinite=int(infinite))
     mean = total / count

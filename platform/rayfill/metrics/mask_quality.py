@@ -1,0 +1,132 @@
+"""How well a mask, or a label map, covers what it should."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics import Metric
+
+from rayfill.metrics.scores import SampleScores
+from rayfill.segmentation.base import IGNORED
+from rayfill_data.distance import signed_distance_px
+
+
+def mask_growth_px(mask: Tensor, truth: Tensor) -> Tensor:
+    """Return how many pixels the outline of each mask lies outside the true one, on average.
+
+    ``mean(phi_truth - phi_mask)`` of the signed distances in pixels, over the pixels on either side
+    of either outline: a mask dilated by d pixels has d, an eroded one -d, a shifted one about 0;
+    a part that is missed or added counts by how far it reaches. NaN where a mask has no outline.
+
+    Args:
+        mask: (B, 1, H, W), exactly 0 or 1.
+        truth: (B, 1, H, W), exactly 0 or 1.
+
+    Returns:
+        (B,) float64, on the CPU.
+    """
+    masks, truths = _flags(mask), _flags(truth)
+    rows = zip(masks, truths, strict=True)
+    return torch.tensor([_growth_px(*row) for row in rows], dtype=torch.float64)
+
+
+class MaskQuality(SampleScores):
+    """Overlap of object masks with the true objects, and by how much they are too large.
+
+    ``update(mask, truth)`` adds samples; ``compute()`` gives a Score each for ``iou``;
+    ``uncovered``, the share of the object's pixels outside the mask (what ruins a removal);
+    ``extra``, the share of the mask's pixels outside the object (what removal does not need); and
+    ``growth_px``, see :func:`mask_growth_px`. Empty masks have neither ``extra`` nor growth, photos
+    without object neither ``uncovered`` nor growth, photos without both have no score at all.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(["iou", "uncovered", "extra", "growth_px"])
+
+    def update(self, mask: Tensor, truth: Tensor) -> None:
+        """Add samples.
+
+        Args:
+            mask: (B, 1, H, W), exactly 0 or 1, the mask under test.
+            truth: (B, 1, H, W), exactly 0 or 1, the object.
+        """
+        masked, true = mask > 0.5, truth > 0.5
+        both = (masked & true).sum(dim=(1, 2, 3)).double()
+        either = (masked | true).sum(dim=(1, 2, 3))
+        mask_px, true_px = masked.sum(dim=(1, 2, 3)), true.sum(dim=(1, 2, 3))
+        growth = mask_growth_px(mask, truth).to(both.device)
+        has_outline = ~growth.isnan()
+        values = [
+            both / either.clamp_min(1),
+            1 - both / true_px.clamp_min(1),
+            1 - both / mask_px.clamp_min(1),
+            growth,
+        ]
+        counted = [either > 0, true_px > 0, mask_px > 0, has_outline]
+        self.add(torch.stack(values), counted=torch.stack(counted))
+
+
+class LabelIoU(Metric):
+    """Intersection over union of each label, over the pixels of all samples together.
+
+    ``update(logits, labels)`` adds samples; ``compute()`` gives 0 to 1 by label name, NaN for one
+    that is neither there nor seen. Pixels labelled 255 are not counted. State is pixel counts,
+    added up over ranks.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    is_differentiable = False
+
+    overlap: Tensor
+    union: Tensor
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        """Start empty.
+
+        Args:
+            labels: names by index, as a segmenter has them.
+        """
+        super().__init__()
+        self.labels = tuple(labels)
+        for state in ("overlap", "union"):
+            zeros = torch.zeros(len(self.labels), dtype=torch.int64)
+            self.add_state(state, default=zeros, dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Add samples.
+
+        Args:
+            logits: (B, K, H, W).
+            labels: (B, H, W) int64.
+        """
+        counted = labels != IGNORED
+        seen, true = logits.argmax(dim=1)[counted], labels[counted]
+        count = len(self.labels)
+        both = torch.bincount(true[seen == true], minlength=count)
+        each = torch.bincount(seen, minlength=count) + torch.bincount(true, minlength=count)
+        self.overlap = self.overlap + both
+        self.union = self.union + each - both
+
+    def compute(self) -> dict[str, float]:
+        """Return the values of all samples added so far, on all ranks, by label name."""
+        values = (self.overlap.double() / self.union).tolist()
+        return dict(zip(self.labels, values, strict=True))
+
+
+def _growth_px(mask: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
+    if not all(part.any() and not part.all() for part in (mask, truth)):
+        return float("nan")
+    of_mask, of_truth = signed_distance_px(mask), signed_distance_px(truth)
+    # Next to an outline, half a pixel away.
+    outline = np.minimum(np.abs(of_mask), np.abs(of_truth)) < 0.75
+    return float((of_truth - of_mask)[outline].mean(dtype=np.float64))
+
+
+def _flags(mask: Tensor) -> NDArray[np.uint8]:
+    flags: NDArray[np.uint8] = (mask[:, 0] > 0.5).to("cpu", torch.uint8).numpy()
+    return flags
