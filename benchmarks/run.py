@@ -1,6 +1,6 @@
 """Measure Rayfill against plain code: ``python benchmarks/run.py [--only NAME]``.
 
-Takes about five minutes on two cores that do nothing else. Every theme writes a table and its raw
+Takes about ten minutes on two cores that do nothing else. Every theme writes a table and its raw
 figures as ``THEME_HARDWARE_DATE.md`` and ``.json``.
 """
 
@@ -20,6 +20,7 @@ import cv2
 import data_feed
 import metrics_ssim
 import partial_conv
+import perceptual
 import serving
 import torch
 import training_step
@@ -31,12 +32,19 @@ THEMES = {
     "metrics_ssim": metrics_ssim.THEME,
     "training_step": training_step.THEME,
     "partial_conv": partial_conv.THEME,
+    "perceptual": perceptual.THEME,
     "data_feed": data_feed.THEME,
     "serving": serving.THEME,
     "trial_overhead": trial_overhead.THEME,
 }
 ThemeName = Literal[
-    "metrics_ssim", "training_step", "partial_conv", "data_feed", "serving", "trial_overhead"
+    "metrics_ssim",
+    "training_step",
+    "partial_conv",
+    "perceptual",
+    "data_feed",
+    "serving",
+    "trial_overhead",
 ]
 
 

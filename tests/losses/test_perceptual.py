@@ -21,7 +21,12 @@ from rayfill.losses import (
     load_extractor,
     parse_loss,
 )
-from rayfill.losses.perceptual import FeatureExtractor, PerceptualLoss, gram_matrices
+from rayfill.losses.perceptual import (
+    FeatureExtractor,
+    FeatureViews,
+    PerceptualLoss,
+    gram_matrices,
+)
 from rayfill.pretrained import PRETRAINED, load_features
 from rayfill_data.errors import ConfigError, RayfillError
 
@@ -210,6 +215,34 @@ def test_vgg19_is_cut_after_its_last_tap(tmp_path):
     assert isinstance(layers[-1], torch.nn.ReLU)
     channels = [maps.shape[1] for maps in extractor(torch.zeros(1, 3, 16, 16))]
     assert channels == [64, 128, 256, 512]
+
+
+def test_every_map_is_channels_last_whatever_the_picture(vgg16_file):
+    extractor = load_extractor("vgg16", weights_path=vgg16_file)
+    for maps in extractor(torch.rand(2, 3, 16, 24).contiguous()):
+        assert maps.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_no_gradient_is_made_for_weights_or_target(vgg16_file):
+    """Not even computed and thrown away: the graph has no edge to them."""
+    extractor = load_extractor("vgg16", weights_path=vgg16_file)
+    prediction, target = (p.requires_grad_() for p in pictures())
+    hole_mask = torch.ones(2, 1, 32, 40)
+    views = FeatureViews(
+        extractor, prediction=prediction, image=target, target=target, hole_mask=hole_mask
+    )
+    assert not any(maps.requires_grad for maps in views.target)
+    assert all(maps.requires_grad for maps in views.prediction)
+    leaves, waiting, seen = set(), [views.prediction[-1].grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            leaves.add(node.variable.data_ptr())
+        waiting += [parent for parent, _ in node.next_functions]
+    assert leaves == {prediction.data_ptr()}
 
 
 def test_taps_are_not_overwritten_by_the_layer_after_them(squeezenet_file):

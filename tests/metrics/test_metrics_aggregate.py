@@ -217,7 +217,11 @@ store, batch, rows, rank = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), in
 torch.distributed.init_process_group(
     "gloo", init_method=f"file://{store}", rank=rank, world_size=2
 )
-metrics = InpaintingMetrics()
+class Gap(torch.nn.Module):
+    def forward(self, composite, target):
+        return (composite - target).abs().amax(dim=(1, 2, 3))
+
+metrics = InpaintingMetrics(lpips=Gap())
 metrics.update(*(part[slice(*rows)] for part in torch.load(batch)))
 print(json.dumps(metrics.compute().to_dict()))
 torch.distributed.destroy_process_group()
@@ -241,37 +245,45 @@ def test_two_ranks_with_uneven_shards_equal_one(tmp_path):
     ]
     first, second = (json.loads(worker.communicate(timeout=240)[0]) for worker in workers)
     assert first == second
-    alone = filled(batch).compute().to_dict()
-    for name, score in alone["total"].items():
-        for field, value in score.items():
-            got = first["total"][name][field]
-            assert got is value is None or got == pytest.approx(value, rel=1e-9)
+    metrics = InpaintingMetrics(lpips=Gap())
+    metrics.update(*batch)
+    assert_same(first, metrics.compute().to_dict())
 
 
-def test_states_are_summed_over_ranks():
-    metrics = InpaintingMetrics()
-    assert set(metrics._reductions) == {
-        "sums", "squares", "counts", "infinite", "products", "values",
-    }  # fmt: skip
-    first, second = filled(samples(50, 60)), filled(samples(50, 60, 90))
-    for state in metrics._reductions:
-        assert metrics._reductions[state] is not None
-        setattr(metrics, state, getattr(first, state) + getattr(second, state))
-    metrics._update_count = 1
-    assert metrics.compute().total["l1"].n == 5
-    assert np.isfinite(metrics.compute().total["psnr"].mean)
+def assert_same(first, second):
+    """Every score of every bucket, and in total, is the same up to rounding."""
+    assert first["buckets"].keys() == second["buckets"].keys() == set(BUCKETS)
+    pairs = [(first["total"], second["total"])]
+    pairs += [(first["buckets"][bucket], second["buckets"][bucket]) for bucket in BUCKETS]
+    for mine, expected in pairs:
+        assert mine.keys() == expected.keys()
+        for name, score in expected.items():
+            for field, value in score.items():
+                got = mine[name][field]
+                assert got is value is None or got == pytest.approx(value, rel=1e-9), name
 
 
-def test_values_per_sample_are_those_that_the_table_averages():
-    metrics = InpaintingMetrics(keep_values=True)
-    for ratios in ((50, 60), (0, 90)):  # the third sample has no hole
-        metrics.update(*samples(*ratios))
-    values, table = metrics.sample_values(), metrics.compute()
-    assert set(values) == set(metrics.metric_names)
-    for name, column in values.items():
-        assert column.shape == (4,)
-        assert np.isnan(column[2]) == name.startswith("hole_")
-        kept = column[np.isfinite(column)]
-        assert table.total[name].n == len(kept)
-        assert kept.mean() == pytest.approx(table.total[name].mean)
-    assert InpaintingMetrics().sample_values()["psnr"].shape == (0,)
+class Gap(nn.Module):
+    """Stands for LPIPS: a distance per picture."""
+
+    def forward(self, composite, target):
+        return (composite - target).abs().amax(dim=(1, 2, 3))
+
+
+def test_uneven_shards_added_up_equal_one():
+    batch = samples(30, 60, 70, 200, 0, 399)
+    batch[0][1] = batch[1][1]  # one filled perfectly
+    shards = []
+    for rows in (slice(0, 1), slice(1, 4), slice(4, 6)):
+        metrics = InpaintingMetrics(lpips=Gap())
+        metrics.update(*(part[rows] for part in batch))
+        shards.append(metrics)
+    total, whole = (InpaintingMetrics(lpips=Gap()) for _ in range(2))
+    for state, reduction in total._reductions.items():
+        if state != "values":  # a list, of samples that are not kept here
+            each = torch.stack([getattr(shard, state) for shard in shards])
+            setattr(total, state, reduction(each))
+    total._update_count = 1
+    whole.update(*batch)
+    assert whole.compute().total["psnr"].n_infinite == 2
+    assert_same(total.compute().to_dict(), whole.compute().to_dict())
