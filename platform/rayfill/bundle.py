@@ -1,6 +1,7 @@
-"""A trained model as a folder, local or in a bucket: whole, unaltered and loadable, or refused.
+"""A trained network as a folder, local or in a bucket: whole, unaltered and loadable, or refused.
 
-``config.json`` says which model and how it was configured, ``model.safetensors`` holds its weights,
+``config.json`` says what kind of network, which one and how it was configured,
+``model.safetensors`` holds its weights,
 ``manifest.json`` the size and SHA-256 of both. Loading executes nothing that the folder contains.
 """
 
@@ -8,9 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -20,11 +21,21 @@ from torch import Tensor
 
 from rayfill.folders import MANIFEST, DamagedFolderError, read_folder, write_folder
 from rayfill.models import InpaintingModel, build_model
+from rayfill.segmentation import Segmenter, segmenter_architecture
 from rayfill_data.errors import RayfillError
 
 SCHEMA_VERSION = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+
+#: Kind of network -> what builds one, with any weights, from its name and options. Bundles that
+#: name no kind are of inpainters: there was no other.
+KINDS: dict[str, Callable[..., torch.nn.Module]] = {
+    "inpainter": build_model,
+    "segmenter": segmenter_architecture,
+}
+
+NetworkT = TypeVar("NetworkT", bound=torch.nn.Module)
 
 #: Far above any configuration, far below what would hurt to parse.
 _MAX_CONFIG_BYTES = 2**20
@@ -35,14 +46,14 @@ class BundleError(RayfillError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadedBundle:
-    """A model read from disk, with what it was saved with."""
+class LoadedBundle(Generic[NetworkT]):
+    """A network read from disk, with what it was saved with."""
 
-    model: InpaintingModel
+    model: NetworkT
     """The network on the CPU, in eval mode."""
 
     name: str
-    """Its name in :data:`rayfill.models.MODELS`."""
+    """Its name in :data:`rayfill.models.MODELS` or :data:`rayfill.segmentation.SEGMENTERS`."""
 
     config: dict[str, Any]
     """The options it was built with."""
@@ -58,15 +69,17 @@ def save_bundle(
     name: str,
     config: Mapping[str, Any],
     extra: Mapping[str, Any] | None = None,
+    kind: str = "inpainter",
 ) -> None:
     """Write a model bundle, whole or not at all; one already there is replaced.
 
     Args:
         uri: folder to make, a local path or a URI.
         model: the network; weights are stored as they are, contiguous, on the CPU.
-        name: its name in :data:`rayfill.models.MODELS`.
-        config: the options it was built with.
+        name: its name in the table of its kind.
+        config: the options it was built with; a segmenter's ``labels`` are among them.
         extra: plain JSON data to keep beside it.
+        kind: a key of :data:`KINDS`.
 
     Raises:
         BundleError: weights that are not finite or do not fit ``name`` and ``config``, or data that
@@ -78,9 +91,10 @@ def save_bundle(
     state = {
         key: value.detach().to("cpu").contiguous() for key, value in model.state_dict().items()
     }
-    _check_state(state, expected=_skeleton(name, config).state_dict(), where=where)
+    _check_state(state, expected=_skeleton(kind, name, config).state_dict(), where=where)
     document = {
         "schema": SCHEMA_VERSION,
+        "kind": kind,
         "model": name,
         "config": dict(config),
         "extra": dict(extra or {}),
@@ -95,17 +109,28 @@ def save_bundle(
     write_folder(where, {CONFIG_FILE: text.encode(), WEIGHTS_FILE: save_safetensors(state)})
 
 
-def load_bundle(uri: str | os.PathLike[str]) -> LoadedBundle:
-    """Read a model bundle after checking that it is complete, unaltered and usable.
+def load_bundle(uri: str | os.PathLike[str]) -> LoadedBundle[InpaintingModel]:
+    """Read an inpainter after checking that its bundle is complete, unaltered and usable.
 
     Args:
         uri: a folder written by :func:`save_bundle`, a local path or a URI.
 
     Raises:
         BundleError: anything missing, truncated, altered, of another schema, not safetensors, not
-            finite, or not of the architecture that the configuration names.
+            finite, not of the architecture that the configuration names, or no inpainter.
         ConfigError: a model or options that this version does not know.
     """
+    loaded: LoadedBundle[InpaintingModel] = _load(uri, kind="inpainter")
+    return loaded
+
+
+def load_segmenter_bundle(uri: str | os.PathLike[str]) -> LoadedBundle[Segmenter]:
+    """Read a segmenter; as :func:`load_bundle`."""
+    loaded: LoadedBundle[Segmenter] = _load(uri, kind="segmenter")
+    return loaded
+
+
+def _load(uri: str | os.PathLike[str], *, kind: str) -> LoadedBundle[Any]:
     where = os.fspath(uri)
     try:
         files = read_folder(where)
@@ -117,18 +142,18 @@ def load_bundle(uri: str | os.PathLike[str]) -> LoadedBundle:
             f"{problem} A model bundle is a folder with {CONFIG_FILE}, {WEIGHTS_FILE} and "
             f"{MANIFEST}, unaltered; fetch or save it again."
         ) from error
-    name, config, extra = _read_config(config_text, where=where)
-    model = _skeleton(name, config)
+    name, config, extra = _read_config(config_text, kind=kind, where=where)
+    model = _skeleton(kind, name, config)
     state = _read_weights(weights, where=where)
     _check_state(state, expected=model.state_dict(), where=where)
     model.load_state_dict(state, assign=True)
     return LoadedBundle(model=model.eval(), name=name, config=config, extra=extra)
 
 
-def _skeleton(name: str, config: Mapping[str, Any]) -> InpaintingModel:
-    """Build the model without memory for its weights, so that no configuration can exhaust it."""
+def _skeleton(kind: str, name: str, config: Mapping[str, Any]) -> torch.nn.Module:
+    """Build the network without memory for its weights, so that no configuration can exhaust it."""
     with torch.device("meta"):
-        return build_model(name, **config)
+        return KINDS[kind](name, **config)
 
 
 def _check_state(
@@ -157,8 +182,10 @@ def _check_state(
             )
 
 
-def _read_config(text: bytes, *, where: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Return model name, configuration and extra data."""
+def _read_config(
+    text: bytes, *, kind: str, where: str
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Return model name, configuration and extra data of a bundle that holds a ``kind``."""
     try:
         document = json.loads(text) if len(text) <= _MAX_CONFIG_BYTES else None
     except (ValueError, RecursionError):
@@ -169,6 +196,12 @@ def _read_config(text: bytes, *, where: str) -> tuple[str, dict[str, Any], dict[
         raise BundleError(
             f"{where}: bundle schema {document.get('schema')!r}; this version reads "
             f"{SCHEMA_VERSION}. Save the model again with this version."
+        )
+    found = document.get("kind", "inpainter")
+    if found != kind:
+        raise BundleError(
+            f"{where}: holds a network of kind {found!r}, not {kind!r}. "
+            "Give a bundle of the kind that is wanted here."
         )
     name, config, extra = (document.get(key) for key in ("model", "config", "extra"))
     if not isinstance(name, str) or not isinstance(config, dict) or not isinstance(extra, dict):

@@ -145,10 +145,11 @@ def test_unknown_labels_are_named(segmenter):
 
 
 @pytest.mark.parametrize(
-    "labels", [(), ("nothing",), ("person", "nothing"), ("nothing", "a", "a"), ("nothing",) * 300]
+    "labels",
+    [(), ("nothing",), ("person", "nothing"), ("nothing", "a", "a"), ("nothing", 1), "nothing", 2],
 )
 def test_labels_that_cannot_be_used(labels):
-    with pytest.raises(ConfigError, match="labels are .*allowed: 'nothing', then"):
+    with pytest.raises(ConfigError, match="labels are .*allowed: a list of 'nothing', then"):
         build_segmenter("segmentation_unet", labels=labels)
 
 

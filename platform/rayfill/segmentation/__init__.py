@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -97,7 +97,9 @@ def segmenter_config(name: str, /, **options: object) -> SegmenterOptions:
     return config
 
 
-def segmenter_architecture(name: str, /, *, labels: Iterable[str], **options: object) -> Segmenter:
+def segmenter_architecture(
+    name: str, /, *, labels: Sequence[str] = (), **options: object
+) -> Segmenter:
     """Return the segmenter called ``name`` with fresh weights, whatever its options name.
 
     What a checkpoint or a bundle is loaded into; arguments and errors as :func:`build_segmenter`.
@@ -106,7 +108,7 @@ def segmenter_architecture(name: str, /, *, labels: Iterable[str], **options: ob
     return SEGMENTERS[name].build(config, labels=labels)
 
 
-def build_segmenter(name: str, /, *, labels: Iterable[str], **options: object) -> Segmenter:
+def build_segmenter(name: str, /, *, labels: Sequence[str], **options: object) -> Segmenter:
     """Return the segmenter called ``name`` with the weights that its options name.
 
     Args:

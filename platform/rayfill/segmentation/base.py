@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -76,7 +76,7 @@ class Segmenter(nn.Module):
         labels: names by index; 0 is "nothing": what belongs to no label.
     """
 
-    def __init__(self, labels: Iterable[str]) -> None:
+    def __init__(self, labels: Sequence[str]) -> None:
         """Keep the label names.
 
         Args:
@@ -86,15 +86,17 @@ class Segmenter(nn.Module):
             ConfigError: other labels.
         """
         super().__init__()
-        self.labels = tuple(labels)
-        usable = len(self.labels) in range(2, IGNORED) and self.labels[0] == NOTHING
-        if not usable or len(set(self.labels)) < len(self.labels):
+        names = tuple(labels) if isinstance(labels, Sequence) else ()
+        strings = all(isinstance(name, str) for name in names)
+        distinct = strings and len(set(names)) == len(names)
+        if not (distinct and len(names) in range(2, IGNORED) and names[0] == NOTHING):
             raise ConfigError(
                 [
-                    f"labels are {', '.join(self.labels) or 'none'}; allowed: {NOTHING!r}, then 1 "
-                    f"to {IGNORED - 2} categories, each once. Name what the label maps hold."
+                    f"labels are {labels!r}; allowed: a list of {NOTHING!r}, then 1 to "
+                    f"{IGNORED - 2} categories, each once. Name what the label maps hold."
                 ]
             )
+        self.labels = names
 
     def forward(self, image: Tensor, labels: Tensor | None = None) -> SegmenterOutput:
         """Label every pixel, and compare with the truth where that is given.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -133,7 +133,7 @@ class PanopticFPN(Segmenter):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: PanopticFPNConfig, *, labels: Iterable[str]) -> None:
+    def __init__(self, config: PanopticFPNConfig, *, labels: Sequence[str]) -> None:
         super().__init__(labels)
         self.config = config
         self.detector, categories = _mask_rcnn()

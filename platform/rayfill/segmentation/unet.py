@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +52,7 @@ class SegmentationUNet(Segmenter):
     Source: Ronneberger et al. 2015 (arXiv:1505.04597), with BatchNorm and 'same' padding.
     """
 
-    def __init__(self, config: SegmentationUNetConfig, *, labels: Iterable[str]) -> None:
+    def __init__(self, config: SegmentationUNetConfig, *, labels: Sequence[str]) -> None:
         super().__init__(labels)
         self.config = config
         widths = [config.width * 2**level for level in range(config.depth + 1)]
