@@ -13,7 +13,7 @@ from torch import nn
 
 from rayfill.config import LossConfig, ModelConfig, RunConfig, TrainConfig
 from rayfill.models import build_model
-from rayfill.training.recipes import ReconstructionRecipe, TensorBatch
+from rayfill.training.recipes import Recipe, TensorBatch
 
 #: P3's network and size, and what a run gets that asks for nothing.
 _RUNS = {
@@ -33,7 +33,7 @@ def cases(folder: Path) -> Iterator[Case]:
     for title, (config, size, rounds) in _RUNS.items():
         config = dataclasses.replace(config, loss=LossConfig(terms="l1"))
         batch = random_batch(config.train.batch_size, size=size)
-        recipe = ReconstructionRecipe(config, device=torch.device("cpu"), total_steps=10_000)
+        recipe = Recipe(config, device=torch.device("cpu"), total_steps=10_000)
         yield Case(
             title=title,
             ways={

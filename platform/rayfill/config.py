@@ -9,259 +9,40 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
+from rayfill.config_sections import (
+    BUNDLED_DATA,
+    STAGE_METRICS,
+    DataConfig,
+    EvalConfig,
+    LossConfig,
+    ModelConfig,
+    Precision,
+    ScalingConfig,
+    TrackingConfig,
+    TrainConfig,
+)
 from rayfill_data.errors import ConfigError, unknown_name
-from rayfill_data.mask_shapes import MASKS
 
-HoleFill = Literal["zero", "mean", "push_pull", "harmonic"]
-OutputKind = Literal["direct", "residual"]
-Schedule = Literal["constant", "cosine", "step"]
-Precision = Literal["auto", "fp32", "bf16"]
-
-#: The name that stands for the photographs bundled with the dependencies, prepared on first use.
-BUNDLED_DATA = "photos"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """What to train on and how training samples are varied."""
-
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-
-    uri: str = BUNDLED_DATA
-    """Prepared dataset: a folder or s3://, gs:// URI; `photos` is the bundled set."""
-    feed: Literal["auto", "memory", "stream"] = "auto"
-    """Hold the split in memory, or stream it with Ray Data; auto: stream above memory_gib."""
-    memory_gib: float = 4.0
-    """Largest decoded training split, per worker, that auto keeps in memory."""
-    expand_px: int = 0
-    """Pixels by which training holes grow beyond the object (mask expansion)."""
-    masks: str | None = None
-    """Draw training holes with this generator (see docs/data.md); None: as the dataset was
-    prepared."""
-    flip: bool = True
-    """Mirror half of the training samples."""
-    color_jitter: float = 0.1
-    """Largest relative change of brightness, contrast and saturation in training; 0 is none."""
-
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
-        if not self.uri:
-            yield f"data.uri is empty: name a prepared dataset, or {BUNDLED_DATA!r}."
-        if self.masks is not None and self.masks not in MASKS:
-            yield "data.masks: " + unknown_name("mask generator", self.masks, MASKS)
-        if self.expand_px < 0:
-            yield f"data.expand_px is {self.expand_px}: it must be 0 or more pixels."
-        if not 0 <= self.color_jitter < 1:
-            yield f"data.color_jitter is {self.color_jitter}: it must lie in [0, 1)."
-        if self.memory_gib <= 0:
-            yield f"data.memory_gib is {self.memory_gib}: it must be above 0."
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Which network, and its options: each network takes those it knows."""
-
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-
-    name: str = "attention_unet"
-    """A name of `rayfill models`."""
-    width: int = 12
-    """Channels of the first level (the reports use 64)."""
-    depth: int = 3
-    """Number of downsamplings (the reports use 4)."""
-    hole_fill: HoleFill = "harmonic"
-    """What stands in the hole before the network sees the image."""
-    output: OutputKind = "residual"
-    """Predict the picture, or a correction to the fill."""
-    mask_channel: bool = True
-    """Give the hole mask to the network as a fourth input channel."""
-    normalisation: Literal["liu", "report"] = "liu"
-    """Partial convolutions: scale by sum(1)/sum(known), or by 1/sum(known) as the reports print."""
-    freeze_encoder_norm: bool = False
-    """partial_conv_liu: keep the encoder's BatchNorm as it is (second phase of training)."""
-
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
-        from rayfill.models import MODELS, option_names
-
-        if self.name not in MODELS:
-            yield "model.name: " + unknown_name("model", self.name, MODELS)
-        else:
-            known = {"name", *option_names(self.name)}
-            for name in self._changed():
-                if name not in known:
-                    yield (
-                        f"model.{name} is {getattr(self, name)!r}, but {self.name} has no such "
-                        "option: leave it out."
-                    )
-        if self.width < 1:
-            yield f"model.width is {self.width}: it must be at least 1 channel."
-        if not 1 <= self.depth <= 7:
-            yield f"model.depth is {self.depth}: it must lie in 1..7."
-
-    def options(self) -> dict[str, Any]:
-        """Return the keyword arguments for :func:`rayfill.models.build_model`.
-
-        Only those that the network knows: not every network has a depth.
-        """
-        from rayfill.models import option_names
-
-        known = option_names(self.name)
-        return {key: value for key, value in dataclasses.asdict(self).items() if key in known}
-
-    def _changed(self) -> list[str]:
-        return [
-            field.name
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) != field.default
-        ]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """What training minimises."""
-
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-
-    terms: str = "l1"
-    """A weighted sum of terms, such as `mse`, `mse+perceptual`, `l1+0.05*perceptual` or `liu`."""
-    features: Literal["vgg16", "vgg19", "squeezenet1_1"] = "vgg19"
-    """The network whose activations perceptual and style terms compare."""
-    weights_path: str | None = None
-    """Local file with that network's ImageNet weights; otherwise torchvision's own download."""
-
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
-        from rayfill.losses import parse_loss
-
-        try:
-            parse_loss(self.terms)
-        except ConfigError as error:
-            yield from (f"loss.terms: {problem}" for problem in error.problems)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How the network is optimised."""
-
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-
-    epochs: int = 10
-    """Passes over the training split."""
-    batch_size: int = 16
-    """Samples in one optimiser step, over all workers together."""
-    learning_rate: float = 3e-3
-    """Peak learning rate of Adam."""
-    schedule: Schedule = "cosine"
-    """Course of the learning rate after the warm-up."""
-    step_epochs: tuple[int, ...] = ()
-    """With `step`: the epochs after which the learning rate is divided by 10."""
-    warmup_steps: int = 20
-    """Optimiser steps over which the learning rate rises linearly."""
-    grad_clip_norm: float = 1.0
-    """Largest gradient norm; 0 leaves gradients alone."""
-    ema_decay: float = 0.99
-    """Decay of the running average of the weights that is validated and kept; 0 is none."""
-    precision: Precision = "auto"
-    """auto is bf16 where the machine computes it faster (AMX, CUDA), else fp32."""
-    compile: bool = False
-    """torch.compile the network: pays off after several hundred steps."""
-    validate_every: int = 1
-    """Epochs between validations (each also writes a checkpoint)."""
-    keep_checkpoints: int = 2
-    """Newest checkpoints to keep, beside the best one."""
-    max_bad_steps: int = 10
-    """Steps in a row with a non-finite loss or gradient after which training stops."""
-    init_from: str | None = None
-    """Start from the weights of this model bundle instead of random ones."""
-    seed: int = 0
-    """Seed of weights, order and augmentation."""
-
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
-        for name in ("epochs", "batch_size", "validate_every", "keep_checkpoints", "max_bad_steps"):
-            if getattr(self, name) < 1:
-                yield f"train.{name} is {getattr(self, name)}: it must be at least 1."
-        if not self.learning_rate > 0:
-            yield f"train.learning_rate is {self.learning_rate}: it must be above 0."
-        if not 0 <= self.ema_decay < 1:
-            yield f"train.ema_decay is {self.ema_decay}: it must lie in [0, 1)."
-        for name in ("warmup_steps", "grad_clip_norm", "seed"):
-            if getattr(self, name) < 0:
-                yield f"train.{name} is {getattr(self, name)}: it must be 0 or more."
-        if self.schedule == "step" and not self.step_epochs:
-            yield "train.schedule is 'step': give train.step_epochs, such as 8 16."
-        if self.schedule != "step" and self.step_epochs:
-            yield f"train.step_epochs needs train.schedule 'step', got {self.schedule!r}."
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ScalingConfig:
-    """How many processes and which share of the cluster one run takes."""
-
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-
-    num_workers: int = 1
-    """Training processes; more than one train together (DDP)."""
-    use_gpu: bool | None = None
-    """None takes GPUs where the cluster has any."""
-    cpus_per_worker: float = 1.0
-    """CPU cores (and torch threads) of one worker."""
-    gpus_per_worker: float = 1.0
-    """GPUs of one worker when GPUs are used; a fraction lets several small runs share one."""
-    max_failures: int = 1
-    """Times a run is restarted from its last checkpoint after a worker died."""
-
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
-        if self.num_workers < 1:
-            yield f"scaling.num_workers is {self.num_workers}: it must be at least 1."
-        for name in ("cpus_per_worker", "gpus_per_worker"):
-            if getattr(self, name) <= 0:
-                yield f"scaling.{name} is {getattr(self, name)}: it must be above 0."
-        if self.max_failures < 0:
-            yield f"scaling.max_failures is {self.max_failures}: it must be 0 or more."
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrackingConfig:
-    """Where results are recorded."""
-
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-
-    uri: str | None = None
-    """MLflow tracking URI; None is MLFLOW_TRACKING_URI, else a SQLite file in the home folder."""
-    experiment: str = "rayfill"
-    """MLflow experiment."""
-    model_name: str = "rayfill"
-    """Name in the model registry."""
-    pictures: int = 6
-    """Validation samples logged as pictures at every validation."""
-
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
-        if self.pictures < 0:
-            yield f"tracking.pictures is {self.pictures}: it must be 0 or more."
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalConfig:
-    """What is measured on held-out samples."""
-
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-
-    select_metric: Literal["hole_psnr", "hole_ssim", "psnr", "ssim"] = "hole_psnr"
-    """Validation metric (higher is better) by which checkpoints and trials are ranked."""
-    lpips_network: Literal["squeeze", "alex", "vgg"] = "alex"
-    """Network of the LPIPS metric."""
-    lpips_weights_path: str | None = None
-    """Local file with that network's complete LPIPS state; without weights LPIPS is left out."""
-
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
-        yield from ()
+__all__ = [
+    "BUNDLED_DATA",
+    "STAGE_METRICS",
+    "DataConfig",
+    "EvalConfig",
+    "LossConfig",
+    "ModelConfig",
+    "Precision",
+    "RunConfig",
+    "ScalingConfig",
+    "TrackingConfig",
+    "TrainConfig",
+    "check",
+    "flatten",
+    "from_dict",
+    "replace",
+    "to_dict",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -288,10 +69,29 @@ class RunConfig:
             yield f"name is {self.name!r}: it must be a plain folder name."
         for part in ("data", "model", "loss", "train", "scaling", "eval", "tracking"):
             yield from getattr(self, part).problems()
+        yield from self._stage_problems()
         if self.train.batch_size % self.scaling.num_workers:
             yield (
                 f"train.batch_size {self.train.batch_size} does not divide by "
                 f"scaling.num_workers {self.scaling.num_workers}: each worker takes an equal part."
+            )
+
+    def _stage_problems(self) -> Iterator[str]:
+        """Yield what the stage needs and the model or metric does not give."""
+        stage, model = self.train.stage, self.model
+        inpainter = model.inpainter if model.name == "joint" else model.name
+        if stage in ("segmentation", "joint") and model.name != "joint":
+            yield f"train.stage is {stage!r}: it needs model.name joint, got {model.name!r}."
+        if stage in ("edges", "labels", "image") and inpainter != "edgeconnect":
+            yield f"train.stage is {stage!r}: it is one of edgeconnect, got {inpainter!r}."
+        if (stage == "labels" or model.label_maps) and not (
+            model.label_maps and inpainter == "edgeconnect"
+        ):
+            yield "Label maps need model.name joint, model.inpainter edgeconnect and label_maps."
+        if self.eval.select_metric not in STAGE_METRICS[stage]:
+            yield (
+                f"eval.select_metric is {self.eval.select_metric!r}: stage {stage!r} measures "
+                f"{', '.join(STAGE_METRICS[stage])}."
             )
 
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rayfill.metrics import InpaintingMetrics, MetricTable
-from rayfill.models import composite
+from rayfill.models import JointModel, composite
 from rayfill_data.batches import evaluation_batches
 
 if TYPE_CHECKING:
     from rayfill.metrics import LpipsMetric
-    from rayfill.training.recipes import TensorBatch
+    from rayfill.training.batch import TensorBatch
     from rayfill_data.reader import PreparedDataset, SplitArrays
 
 #: ``predict(image, hole_mask) -> prediction``: a model's forward, a recipe's, a baseline's.
@@ -42,6 +42,22 @@ def accumulate(
     return table
 
 
+def accumulate_removals(
+    model: JointModel, batches: Iterable[TensorBatch], *, metrics: InpaintingMetrics
+) -> MetricTable:
+    """Return the metrics of what a joint model makes of photos, finding the holes by itself.
+
+    The true masks say which object is meant, and where ``hole_`` metrics look; an object that was
+    not found, or remains of it outside the found hole, stay in the composite and count.
+    """
+    for batch in batches:
+        removal = model.remove(batch.image, object_mask=batch.hole_mask)
+        rounded = removal.composite.float().clamp(0, 1).mul(255).round().div(255)
+        metrics.update(rounded, batch.target, batch.hole_mask)
+    table: MetricTable = metrics.compute()
+    return table
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measured:
     """A system's metrics over a split, and what they were of every sample."""
@@ -58,6 +74,7 @@ def evaluate(
     device: torch.device | None = None,
     batch_size: int = 32,
     lpips: LpipsMetric | None = None,
+    finds_holes: bool = False,
 ) -> Measured:
     """Return the metrics of a system over a split.
 
@@ -67,6 +84,7 @@ def evaluate(
         device: Where to compute; None is the CPU.
         batch_size: Samples at a time.
         lpips: Also measure LPIPS with this network.
+        finds_holes: Let a joint model find its holes instead of giving it the true ones.
 
     Raises:
         DatasetError: a split without frozen holes.
@@ -78,10 +96,13 @@ def evaluate(
         predict = predict.to(device).eval()
     batches = evaluation_batches(arrays, batch_size=batch_size)
     metrics = InpaintingMetrics(lpips=lpips, keep_values=True).to(device)
+    moved = (to_device(batch, device=device) for batch in batches)
     with torch.inference_mode():
-        table = accumulate(
-            predict, (to_device(batch, device=device) for batch in batches), metrics=metrics
-        )
+        if finds_holes:
+            assert isinstance(predict, JointModel)
+            table = accumulate_removals(predict, moved, metrics=metrics)
+        else:
+            table = accumulate(predict, moved, metrics=metrics)
     return Measured(table=table, values=metrics.sample_values())
 
 

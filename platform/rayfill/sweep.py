@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import json
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,35 +12,21 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from rayfill import paths
-from rayfill.cluster import Capacity, place, ray_cluster
+from rayfill.cluster import place, ray_cluster
 from rayfill.config import RunConfig, flatten, to_dict
 from rayfill.data_location import check_data, ensure_data
-from rayfill.evaluate_all import (
-    TABLE_BASELINES,
-    evaluate_baselines,
-    evaluate_bundles,
-    lpips_if_available,
-    samples_parquet,
-)
-from rayfill.evaluation import Measured, protocol
-from rayfill.folders import write_file
-from rayfill.leaderboard import Entry, Leaderboard
+from rayfill.estimate import estimate
+from rayfill.evaluate_all import TABLE_BASELINES
+from rayfill.evaluation import Measured
+from rayfill.leaderboard import Leaderboard, ReportRow
 from rayfill.sweep_plan import Outcome, leave_out_untrainable, open_plan, plan_trials
-from rayfill.sweep_progress import SweepProgress, train_watched
-from rayfill.training.driver import (
-    TrainingJob,
-    attach_tracker,
-    make_job,
-    resolve_paths,
-)
-from rayfill.training.history import read_history
-from rayfill.training.loop import best_bundle
-from rayfill.tuning import SweepOptions, concurrent_trials, run_trials
-from rayfill_data.errors import ConfigError, RayfillError
-from rayfill_data.reader import PreparedDataset, SplitArrays
+from rayfill.sweep_run import SweepRun
+from rayfill.training.driver import resolve_paths
+from rayfill.tuning import SweepOptions
+from rayfill_data.errors import ConfigError
+from rayfill_data.reader import PreparedDataset
 
 if TYPE_CHECKING:
-    from rayfill.metrics import LpipsMetric
     from rayfill.registry import RegisteredModel
     from rayfill.tracking import Tracker
 
@@ -77,8 +60,16 @@ class Sweep:
     space: Mapping[str, Sequence[Any]]
     options: SweepOptions = SweepOptions()
     winner: WinnerOptions = WinnerOptions()
+    winner_changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Dotted config keys that the winner's further training changes."""
     baselines: Sequence[str] = TABLE_BASELINES
     """Classical baselines that stand in the table."""
+    report: Sequence[ReportRow] = ()
+    """Numbers of a report, shown below ours and never ranked."""
+    columns: Sequence[str] = ()
+    """Metrics to show beside the usual ones."""
+    notes: Sequence[str] = ()
+    """What a reader of the table must know, a sentence each."""
     resume: bool = False
 
 
@@ -115,9 +106,11 @@ def run_sweep(sweep: Sweep, *, console: Console) -> SweepResult:
         uri = ensure_data(base, console=console)
         trials = [place(trial, capacity=capacity, data_uri=uri) for trial in planned]
         dataset = PreparedDataset.open(uri)
+        _, expected = estimate(trials, dataset=dataset, capacity=capacity)
+        console.print(expected, highlight=False, soft_wrap=True)
         name, trials = open_plan(base.name, trials, storage=str(base.storage), resume=sweep.resume)
         with _parent_run(name, sweep=sweep, base=trials[0], dataset=dataset) as parent:
-            run = _Run(
+            run = SweepRun(
                 name=name,
                 sweep=sweep,
                 capacity=capacity,
@@ -144,181 +137,6 @@ def run_sweep(sweep: Sweep, *, console: Console) -> SweepResult:
         model=model,
         seconds=seconds,
     )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Run:
-    """A sweep under way: everything its stages share."""
-
-    name: str
-    sweep: Sweep
-    capacity: Capacity
-    parent: Tracker
-    console: Console
-    dataset: PreparedDataset
-    trials: Sequence[RunConfig]
-
-    def trials_side_by_side(self) -> dict[str, Outcome]:
-        concurrent = concurrent_trials(self.trials[0], capacity=self.capacity)
-        concurrent = min(concurrent, self.sweep.options.max_concurrent or concurrent)
-        with SweepProgress(self.trials, concurrent=concurrent, console=self.console) as progress:
-            return run_trials(
-                self.trials,
-                group=self.name,
-                options=self.sweep.options,
-                capacity=self.capacity,
-                parent=self._parent_reference(),
-                progress=progress,
-            )
-
-    def best_trial(self, outcomes: Mapping[str, Outcome]) -> RunConfig:
-        scored = [trial for trial in self.trials if math.isfinite(self._score(self._job(trial)))]
-        if not scored:
-            reasons = {outcome.reason for outcome in outcomes.values() if outcome.reason}
-            raise RayfillError(
-                f"None of the {len(self.trials)} trials of {self.name!r} got as far as a "
-                f"validation: {'; '.join(sorted(reasons)) or 'no reason given'}."
-            )
-        return max(scored, key=lambda trial: self._score(self._job(trial)))
-
-    def train_winner(self, best: RunConfig) -> RunConfig | None:
-        """Train the best trial on with all workers; return the longer run, if there is one."""
-        options = self.sweep.winner
-        if not options.epochs:
-            return None
-        longer = self._winner_config(best)
-        workers = longer.scaling.num_workers
-        self.console.print(
-            f"Winner: {best.name}. Training it on for {options.epochs} epochs with {workers} "
-            f"worker{'s' if workers > 1 else ''} of Ray Train.",
-            highlight=False,
-        )
-        train_watched(self._job(longer), capacity=self.capacity, console=self.console)
-        return longer
-
-    def measure(self, *, winner: RunConfig | None) -> dict[str, Measured]:
-        """Measure trials that were validated, the winner and the baselines on the test split."""
-        lpips, _ = self.lpips
-        bundles = {run.name: best_bundle(self._job(run).run_dir) for run in self._runs(winner)}
-        return {
-            **evaluate_bundles(bundles, arrays=self.test, lpips=lpips),
-            **evaluate_baselines(self.sweep.baselines, arrays=self.test, lpips=lpips),
-        }
-
-    def leaderboard(
-        self,
-        outcomes: Mapping[str, Outcome],
-        *,
-        winner: RunConfig | None,
-        measured: Mapping[str, Measured],
-        notes: Sequence[str],
-    ) -> Leaderboard:
-        """Return the table of everything that was measured."""
-        config = self.trials[0]
-        entries = [
-            Entry(
-                name=run.name,
-                kind="winner" if run is winner else "trial",
-                table=measured[run.name].table,
-                epochs=self._epochs(run),
-                val_score=self._score(self._job(run)),
-            )
-            for run in self._runs(winner)
-        ]
-        entries += [
-            Entry(name=name, kind="baseline", table=measured[name].table)
-            for name in self.sweep.baselines
-        ]
-        failed = [f"{n} failed: {o.reason}" for n, o in outcomes.items() if o.status == "failed"]
-        lpips, why_not = self.lpips
-        network = config.eval.lpips_network if lpips else None
-        return Leaderboard(
-            title=f"{self.name}: held-out test split",
-            entries=entries,
-            rank_by=config.eval.select_metric,
-            protocol=protocol(self.dataset, split="test", lpips_network=network),
-            notes=[*notes, *failed, *([why_not] if why_not else [])],
-        )
-
-    def keep_samples(self, measured: Mapping[str, Measured]) -> None:
-        """Write every system's values of every test sample, for paired comparisons."""
-        content = samples_parquet(measured, arrays=self.test)
-        write_file(f"{self.trials[0].storage}/{self.name}/samples.parquet", content)
-
-    @functools.cached_property
-    def test(self) -> SplitArrays:
-        """The test split, loaded once for all systems."""
-        return self.dataset.load("test")
-
-    @functools.cached_property
-    def lpips(self) -> tuple[LpipsMetric | None, str]:
-        """LPIPS, or None and why it is not measured."""
-        return lpips_if_available(self.trials[0].eval)
-
-    def _runs(self, winner: RunConfig | None) -> list[RunConfig]:
-        """Return the runs that got as far as a validation."""
-        runs = [*self.trials, *([winner] if winner else [])]
-        return [run for run in runs if math.isfinite(self._score(self._job(run)))]
-
-    def publish(self, board: Leaderboard, *, winner: RunConfig | None) -> RegisteredModel | None:
-        """Record the leaderboard and register the model that is best on the validation split."""
-        from rayfill.champion import register_champion
-
-        root = f"{self.trials[0].storage}/{self.name}"
-        text, data = board.markdown(), json.dumps(board.to_dict(), indent=1)
-        write_file(f"{root}/leaderboard.md", text.encode())
-        write_file(f"{root}/leaderboard.json", data.encode())
-        self.parent.text(text, "leaderboard.md")
-        self.parent.text(data, "leaderboard.json")
-        tables = {entry.name: entry.table for entry in board.entries}
-        runs = [run for run in (*self.trials, winner) if run is not None and run.name in tables]
-        for run in runs:
-            tracker = attach_tracker(self._job(run))
-            scores = {f"test/{k}": score.mean for k, score in tables[run.name].total.items()}
-            tracker.metrics(scores, step=len(read_history(self._job(run).run_dir)))
-            tracker.close()
-        best = max(runs, key=lambda run: self._score(self._job(run)))
-        return register_champion(
-            best,
-            job=self._job(best),
-            table=tables[best.name],
-            val_score=self._score(self._job(best)),
-            protocol=board.protocol,
-            console=self.console,
-        )
-
-    def _winner_config(self, best: RunConfig) -> RunConfig:
-        options, scaling = self.sweep.winner, best.scaling
-        room = self.capacity.gpus if scaling.use_gpu else self.capacity.cpus
-        share = scaling.gpus_per_worker if scaling.use_gpu else scaling.cpus_per_worker
-        workers = options.num_workers or max(1, int(room / share))
-        while best.train.batch_size % workers:
-            workers -= 1
-        return dataclasses.replace(
-            best,
-            name=f"winner-{best.name}",
-            scaling=dataclasses.replace(scaling, num_workers=workers),
-            train=dataclasses.replace(
-                best.train,
-                epochs=options.epochs,
-                learning_rate=options.learning_rate,
-                init_from=best_bundle(self._job(best).run_dir),
-            ),
-        )
-
-    def _job(self, config: RunConfig) -> TrainingJob:
-        return make_job(config, group=self.name, parent=self._parent_reference())
-
-    def _parent_reference(self) -> str:
-        return self.parent.run_id or str(self.parent.folder)
-
-    def _score(self, job: TrainingJob) -> float:
-        key = f"val/{job.config.eval.select_metric}"
-        scores = [entry[key] for entry in read_history(job.run_dir) if key in entry]
-        return max((score for score in scores if math.isfinite(score)), default=math.nan)
-
-    def _epochs(self, config: RunConfig) -> str:
-        return f"{len(read_history(self._job(config).run_dir))}/{config.train.epochs}"
 
 
 def _plan(sweep: Sweep, base: RunConfig) -> list[RunConfig]:

@@ -7,8 +7,10 @@ become of Ray Tune's state files.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -21,6 +23,18 @@ _PLAN = "plan.json"
 _OUTCOME = "outcome.json"
 
 Status = Literal["finished", "stopped", "failed"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A value of a space that changes several keys together, such as a network and its options."""
+
+    name: str
+    changes: Mapping[str, Any]
+    """Values by dotted config key."""
+
+    def __str__(self) -> str:
+        return self.name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +51,8 @@ def plan_trials(base: RunConfig, space: Mapping[str, Sequence[Any]]) -> list[Run
 
     Args:
         base: What all runs share.
-        space: Values by dotted config key, such as ``{"train.epochs": (25, 50)}``.
+        space: Values by dotted config key, such as ``{"train.epochs": (25, 50)}``; or variants by
+            any name.
 
     Raises:
         ConfigError: every problem of every run, each once.
@@ -49,7 +64,10 @@ def plan_trials(base: RunConfig, space: Mapping[str, Sequence[Any]]) -> list[Run
         changes = dict(zip(space, values, strict=True))
         label = "-".join(_slug(key, changes[key]) for key in space if len(space[key]) > 1)
         name = f"{number:02d}-{label}" if label else f"{number:02d}"
-        trials.append(replace(base, {**changes, "name": name}))
+        variants = [value.changes for value in values if isinstance(value, Variant)]
+        single = {k: v for k, v in changes.items() if not isinstance(v, Variant)}
+        together = functools.reduce(operator.or_, map(dict, variants), single)
+        trials.append(replace(base, {**together, "name": name}))
     problems = dict.fromkeys(problem for trial in trials for problem in trial.problems())
     if problems:
         raise ConfigError(problems)
@@ -64,7 +82,8 @@ def leave_out_untrainable(trials: Sequence[RunConfig]) -> tuple[list[RunConfig],
     left_out: dict[str, list[str]] = {}
     for trial in trials:
         loss = trial.loss
-        if any(LOSSES[term].needs_features for term in parse_loss(loss.terms)):
+        terms = [LOSSES[term] for term in parse_loss(loss.terms) if term in LOSSES]
+        if any(term.needs_features for term in terms):
             found = feature_weights_available(loss.features, weights_path=loss.weights_path)
             if not found.ok:
                 why = f"{found.reason}. {found.how_to_get}"
@@ -150,5 +169,6 @@ def _suffix(folder: str, name: str) -> int:
 
 def _slug(key: str, value: Any) -> str:
     """Return a value as part of a name; a number says what it counts: ``epochs4``."""
-    text = str(value) if isinstance(value, str) else f"{key.rpartition('.')[2]}{value}"
+    named = isinstance(value, str | Variant)
+    text = str(value) if named else f"{key.rpartition('.')[2]}{value}"
     return re.sub(r"[^A-Za-z0-9_.+*]", "_", text)

@@ -16,9 +16,10 @@ import torch
 from rayfill.bundle import load_bundle
 from rayfill.config import RunConfig, replace
 from rayfill.training import loop
+from rayfill.training.batch import TensorBatch
 from rayfill.training.checkpoint import Checkpoint, CheckpointStore
 from rayfill.training.loop import Runtime, TrainingSummary, run_training
-from rayfill.training.recipes import ReconstructionRecipe, TensorBatch, learning_rate_factor
+from rayfill.training.recipes import Recipe, learning_rate_factor
 from rayfill_data.errors import RayfillError
 from rayfill_data.reader import PreparedDataset
 
@@ -154,14 +155,12 @@ def test_the_best_epoch_is_kept_not_the_last(
     dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([20.0, 25.0, 22.0, 21.0])
-    real = loop.accumulate
+    real = Recipe.validate
 
-    def staged(*args: Any, **kwargs: Any) -> Any:
-        table = real(*args, **kwargs)
-        score = table.total["hole_psnr"]._replace(mean=next(scores))
-        return table._replace(total={**table.total, "hole_psnr": score})
+    def staged(recipe: Recipe, batches: Any) -> dict[str, float]:
+        return real(recipe, batches) | {"hole_psnr": next(scores)}
 
-    monkeypatch.setattr(loop, "accumulate", staged)
+    monkeypatch.setattr(Recipe, "validate", staged)
     summary = train(replace(RunConfig(), SMALL), dataset, tmp_path)
     assert summary.best_epoch == 2
     extra = load_bundle(summary.bundle).extra
@@ -193,9 +192,9 @@ def batch(seed: int = 0, *, poison: bool = False) -> TensorBatch:
     )
 
 
-def recipe(**changes: Any) -> ReconstructionRecipe:
+def recipe(**changes: Any) -> Recipe:
     config = replace(RunConfig(), SMALL | changes)
-    return ReconstructionRecipe(config, device=torch.device("cpu"), total_steps=100)
+    return Recipe(config, device=torch.device("cpu"), total_steps=100)
 
 
 def test_a_bad_step_changes_nothing_that_is_kept() -> None:
@@ -267,7 +266,7 @@ def test_schedules_against_their_formulas() -> None:
 def test_weights_start_from_a_bundle(dataset: PreparedDataset, tmp_path: Path) -> None:
     first = train(replace(RunConfig(), SMALL), dataset, tmp_path / "first")
     config = replace(RunConfig(), SMALL | {"train.init_from": first.bundle})
-    started = ReconstructionRecipe(config, device=torch.device("cpu"), total_steps=10)
+    started = Recipe(config, device=torch.device("cpu"), total_steps=10)
     saved = load_bundle(first.bundle).model.state_dict()
     for name, tensor in started.weights()["network"].items():
         assert torch.equal(tensor, saved[name]), name

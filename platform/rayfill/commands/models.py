@@ -22,6 +22,7 @@ class ModelsArgs:
 def main(args: Sequence[str]) -> int:
     """Run the command."""
     asked = tyro.cli(ModelsArgs, args=list(args), prog="rayfill models")
+    from rayfill.config import ModelConfig
     from rayfill.models import MODELS, model_config
     from rayfill.models.cost import model_cost
 
@@ -30,12 +31,17 @@ def main(args: Sequence[str]) -> int:
     for column in ("name", *numbers, "paper", "what it is"):
         table.add_column(column, justify="right" if column in numbers else "left")
     for name, spec in MODELS.items():
-        cost = model_cost(name, width=asked.width)
+        # A joint model is counted around the Attention U-Net, with the default segmenter.
+        whole = ModelConfig(
+            name=name, width=asked.width, depth=4, hole_fill="zero", output="direct"
+        ).options()
+        options = whole if name == "joint" else {"width": asked.width}
+        cost = model_cost(name, **options)
         table.add_row(
             name,
             f"{cost.parameters:,}",
             f"{cost.multiply_adds / 1e9:.2f} G",
-            str(model_config(name, width=asked.width).stride),
+            str(model_config(name, **options).stride),
             spec.paper,
             spec.summary,
         )

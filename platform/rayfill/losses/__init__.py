@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from rayfill.losses.adversarial import HoleMeanL1Loss, P2Weights, hole_normalised_l1_loss
 from rayfill.losses.perceptual import (
     FEATURES,
     FeatureExtractor,
@@ -41,6 +42,7 @@ from rayfill.pretrained import Availability
 from rayfill_data.errors import ConfigError, unknown_name
 
 __all__ = [
+    "ADVERSARIAL",
     "FEATURES",
     "LOSSES",
     "SUMS",
@@ -52,6 +54,7 @@ __all__ = [
     "build_loss",
     "feature_weights_available",
     "hole_l1_loss",
+    "hole_normalised_l1_loss",
     "hole_valid_l1_loss",
     "l1_loss",
     "log_mse_loss",
@@ -134,12 +137,31 @@ LOSSES: dict[str, LossSpec] = {
         build=lambda _: TVLoss(), summary="total variation of the composite in and at the hole"
     ),
     "ssim": LossSpec(build=lambda _: SSIMLoss(), summary="1 - structural similarity"),
+    "hole_mean_l1": LossSpec(
+        build=lambda _: HoleMeanL1Loss(), summary="absolute error in the hole, over hole pixels"
+    ),
 }
 
-#: Sums that have a name of their own: weights by the names of :data:`LOSSES`. liu: Liu et al. 2018
-#: (arXiv:1804.07723), equation 7, who look through vgg16.
+#: Terms that a discriminator measures, trained against the network: 70x70 PatchGAN on composites.
+ADVERSARIAL: dict[str, str] = {
+    "gan": "hinge loss of what the discriminator says of the composite",
+    "feature_matching": "distance between its activations of composite and target",
+    "gan_style": "distance between Gram matrices of those activations",
+}
+
+_P2 = P2Weights()
+
+#: Sums that have a name of their own: weights by the names of :data:`LOSSES` and
+#: :data:`ADVERSARIAL`. liu: Liu et al. 2018 (arXiv:1804.07723), equation 7, who look through vgg16.
+#: p2: report P2, equation 5.
 SUMS: dict[str, dict[str, float]] = {
     "liu": {"valid_l1": 1.0, "hole_l1": 6.0, "liu_perceptual": 0.05, "style": 120.0, "tv": 0.1},
+    "p2": {
+        "hole_mean_l1": _P2.image_reconstruction,
+        "gan": _P2.image_gan,
+        "feature_matching": _P2.image_features,
+        "gan_style": _P2.image_style,
+    },
 }
 
 
@@ -219,8 +241,9 @@ def parse_loss(text: str) -> dict[str, float]:
             weight = float(before) if star else 1.0
         except ValueError:
             weight = math.nan
-        if name not in LOSSES and name not in SUMS:
-            problems.append(unknown_name("loss term", name, [*LOSSES, *SUMS]))
+        known = [*LOSSES, *ADVERSARIAL, *SUMS]
+        if name not in known:
+            problems.append(unknown_name("loss term", name, known))
             continue
         if not (math.isfinite(weight) and weight > 0):
             problems.append(

@@ -13,7 +13,8 @@ from rayfill.models.dilated_unet import DilatedUNet
 from rayfill.models.edgeconnect import EdgeConnect, EdgeConnectConfig
 from rayfill.models.fill import FILLS, harmonic_fill, mean_fill, push_pull_fill, zero_fill
 from rayfill.models.gated_conv_unet import GatedConvUNet
-from rayfill.models.options import ModelOptions, typed_options
+from rayfill.models.joint import JointConfig, JointModel
+from rayfill.models.options import CheckedOptions, ModelOptions, typed_options
 from rayfill.models.partial_conv_unet import (
     LiuUNet,
     LiuUNetConfig,
@@ -28,6 +29,7 @@ __all__ = [
     "MODELS",
     "AttentionUNet",
     "InpaintingModel",
+    "JointModel",
     "ModelOptions",
     "ModelSpec",
     "UNet",
@@ -44,7 +46,7 @@ __all__ = [
 ]
 
 
-OptionsT = TypeVar("OptionsT", bound=ModelOptions)
+OptionsT = TypeVar("OptionsT", bound=CheckedOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +124,13 @@ MODELS: dict[str, ModelSpec[Any]] = {
         paper="Nazeri et al. 2019, arXiv:1901.00212",
         summary="edges first, then colours; with label maps in between where it is given them",
     ),
+    "joint": ModelSpec(
+        build=JointModel,
+        config_type=JointConfig,
+        paper="report P2 (Shimosato and Ukita, TTI)",
+        needs_segmentation=True,
+        summary="a segmenter that finds the object, and any inpainter, trained together",
+    ),
 }
 
 
@@ -136,7 +145,7 @@ def option_names(name: str, /) -> tuple[str, ...]:
     return tuple(field.name for field in fields(MODELS[name].config_type))
 
 
-def model_config(name: str, /, **options: object) -> ModelOptions:
+def model_config(name: str, /, **options: object) -> CheckedOptions:
     """Return the checked configuration of the model called ``name``, defaults filled in.
 
     Raises:
@@ -144,7 +153,7 @@ def model_config(name: str, /, **options: object) -> ModelOptions:
     """
     if name not in MODELS:
         raise ConfigError([unknown_name("model", name, MODELS)])
-    config: ModelOptions = typed_options(MODELS[name].config_type, options, owner=name)
+    config: CheckedOptions = typed_options(MODELS[name].config_type, options, owner=name)
     return config
 
 

@@ -15,21 +15,12 @@ OptionsT = TypeVar("OptionsT")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelOptions:
-    """Options of every network; each network's own type adds its own.
+class CheckedOptions:
+    """Options that are checked when they are made.
 
     Raises:
         ConfigError: with every value that is not allowed.
     """
-
-    width: int = 64
-    """Channels of the first level. 1 to 1024."""
-
-    hole_fill: Literal["zero", "mean", "push_pull", "harmonic"] = "zero"
-    """What stands under the hole: 0, the mean known colour, or a smooth pyramid fill."""
-
-    output: Literal["direct", "residual"] = "direct"
-    """direct: the network makes the colours; residual: it corrects the filled input, from 0 on."""
 
     def __post_init__(self) -> None:
         problems = list(self.problems())
@@ -40,6 +31,24 @@ class ModelOptions:
     def stride(self) -> int:
         """Multiple that both sides of an image are padded to, in pixels."""
         raise NotImplementedError
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for every value that cannot be used."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(CheckedOptions):
+    """Options of every single network; each network's own type adds its own."""
+
+    width: int = 64
+    """Channels of the first level. 1 to 1024."""
+
+    hole_fill: Literal["zero", "mean", "push_pull", "harmonic"] = "zero"
+    """What stands under the hole: 0, the mean known colour, or a smooth pyramid fill."""
+
+    output: Literal["direct", "residual"] = "direct"
+    """direct: the network makes the colours; residual: it corrects the filled input, from 0 on."""
 
     def problems(self) -> Iterator[str]:
         """Yield one sentence for every value that cannot be used."""

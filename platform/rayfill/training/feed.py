@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from rayfill.config import RunConfig
-from rayfill.training.recipes import TensorBatch
+from rayfill.training.batch import TensorBatch
 from rayfill_data.batches import (
     AugmentOptions,
     Batch,
@@ -16,6 +18,7 @@ from rayfill_data.batches import (
     prepared_masks,
     training_batches,
 )
+from rayfill_data.errors import ConfigError
 from rayfill_data.reader import PreparedDataset
 
 #: Gives one epoch of one rank's augmented batches: (epoch) -> batches.
@@ -51,6 +54,7 @@ class Feed:
         self._rank = rank
         self._world_size = world_size
         self._stream = stream
+        _check_labels(config, dataset=dataset)
         self._train = None if stream else dataset.load("train")
         self._val = dataset.load("val")
         self._worker_batch = config.train.batch_size // world_size
@@ -105,18 +109,39 @@ class Feed:
         )
 
 
+def _check_labels(config: RunConfig, *, dataset: PreparedDataset) -> None:
+    """Refuse a dataset without the label maps that the stage needs, or with others.
+
+    Raises:
+        ConfigError: the dataset's labels are not ``model.label_names``.
+    """
+    needs = config.train.stage in ("segmentation", "labels", "joint") or config.model.label_maps
+    names = tuple(dataset.manifest.labels)
+    if needs and names != config.model.label_names:
+        raise ConfigError(
+            [
+                f"model.label_names are {', '.join(config.model.label_names)}, and the dataset has "
+                f"{', '.join(names) or 'no label maps'}. Name its labels, or prepare one with "
+                "label maps, such as `rayfill prepare coco_pairs`."
+            ]
+        )
+
+
 def augment_options(config: RunConfig, *, dataset: PreparedDataset) -> AugmentOptions:
     """Return how training samples are varied; holes are drawn as the dataset's own were."""
     data = config.data
     masks, ratio_range = prepared_masks(dataset.manifest.options)
     if data.masks is not None:
         masks, ratio_range = data.masks, None
+    joint = config.train.stage == "joint" and config.loss.mask_expansion > 0
     return AugmentOptions(
         flip=data.flip,
         color_jitter=data.color_jitter,
         expand_px=data.expand_px,
         masks=masks,
         ratio_range=ratio_range,
+        redraw=data.masks is not None,
+        signed_distance=joint,
     )
 
 
@@ -130,7 +155,7 @@ def streams(config: RunConfig, *, dataset: PreparedDataset) -> bool:
 def to_device(batch: Batch, *, device: torch.device) -> TensorBatch:
     """Return a numpy batch as tensors on ``device``."""
 
-    def move(array: object) -> torch.Tensor:
+    def move(array: NDArray[Any]) -> torch.Tensor:
         tensor = torch.as_tensor(array)
         if device.type == "cuda":
             return tensor.pin_memory().to(device, non_blocking=True)
@@ -141,4 +166,13 @@ def to_device(batch: Batch, *, device: torch.device) -> TensorBatch:
         target=move(batch.target),
         hole_mask=move(batch.hole_mask),
         sample_id=batch.sample_id,
+        labels=_optional(move, batch.labels),
+        target_labels=_optional(move, batch.target_labels),
+        signed_distance=_optional(move, batch.signed_distance),
     )
+
+
+def _optional(
+    move: Callable[[NDArray[Any]], torch.Tensor], array: NDArray[Any] | None
+) -> torch.Tensor | None:
+    return None if array is None else move(array)

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from rayfill.bundle import save_bundle
 from rayfill.config import RunConfig, to_dict
-from rayfill.evaluation import accumulate
-from rayfill.metrics import InpaintingMetrics
+from rayfill.training.batch import TensorBatch
 from rayfill.training.checkpoint import Checkpoint, CheckpointStore
 from rayfill.training.feed import EpochStream, Feed
 from rayfill.training.history import write_history
-from rayfill.training.recipes import Recipe, ReconstructionRecipe, TensorBatch, Wrap
+from rayfill.training.recipes import Recipe
+from rayfill.training.stages import Wrap
 from rayfill.training.system import system_metrics
 from rayfill_data.codec import to_uint8
 from rayfill_data.errors import RayfillError
@@ -130,7 +130,7 @@ class Training:
             world_size=runtime.world_size,
             stream=runtime.stream,
         )
-        self._recipe: Recipe = ReconstructionRecipe(
+        self._recipe = Recipe(
             config,
             device=runtime.device,
             total_steps=config.train.epochs * self._feed.steps_per_epoch,
@@ -176,9 +176,8 @@ class Training:
         entry["train/bad_steps"] = self._bad.total
         validated = self._validates()
         if validated:
-            metrics = InpaintingMetrics().to(self._runtime.device)
-            table = accumulate(self._recipe.predict, self._feed.val(), metrics=metrics)
-            entry |= {f"val/{name}": score.mean for name, score in table.total.items()}
+            scores = self._recipe.validate(self._feed.val())
+            entry |= {f"val/{name}": value for name, value in scores.items()}
         self._history.append(entry)
         # Recorded before it is kept: killed in between, the epoch is done again and its metrics,
         # which the journal knows, are not doubled; the other way round they would be missing.

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rayfill.config import RunConfig, TrainConfig
-from rayfill.losses import build_loss, parse_loss
-from rayfill.models import build_model
+from rayfill.losses import ADVERSARIAL, CompositeLoss, build_loss, parse_loss
+from rayfill.models import InpaintingModel, JointModel, build_model
+from rayfill.models.edgeconnect import EdgeConnect
+from rayfill.training.adversary import ADVERSARIAL_BETAS, Adversary
+from rayfill.training.batch import TensorBatch
+from rayfill.training.joint_stages import EdgeConnectStage, JointStage
 from rayfill.training.precision import autocast, autocast_dtype
-
-Wrap = Callable[[nn.Module], nn.Module]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TensorBatch:
-    """A batch on the training device; the tensor contract of ``rayfill_data.batches.Batch``."""
-
-    image: Tensor  # (B, 3, H, W), [0, 1]
-    target: Tensor  # (B, 3, H, W), [0, 1]
-    hole_mask: Tensor  # (B, 1, H, W), 0 or 1
-    sample_id: tuple[str, ...]
+from rayfill.training.stages import (
+    InpaintingStage,
+    SegmentationStage,
+    Stage,
+    StageOutput,
+    Wrap,
+)
+from rayfill.training.validation import validate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,43 +37,22 @@ class StepResult:
     applied: bool
 
 
-class Recipe(Protocol):
-    """What the loop knows of the thing it trains."""
+class Recipe:
+    """One stage of training: its network, losses, discriminators and optimisers.
 
-    def step(self, batch: TensorBatch) -> StepResult:
-        """Do one optimiser step."""
-
-    def predict(self, image: Tensor, hole_mask: Tensor) -> Tensor:
-        """Return predictions of the weights that would be kept, ``(B, 3, H, W)`` in [0, 1]."""
-
-    def kept_model(self) -> nn.Module:
-        """Return the network that a model bundle is made of."""
-
-    def weights(self) -> dict[str, dict[str, Tensor]]:
-        """Return every network's tensors by name."""
-
-    def state(self) -> dict[str, Any]:
-        """Return everything else a resumed run needs."""
-
-    def restore(
-        self, weights: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
-    ) -> None:
-        """Take over what :meth:`weights` and :meth:`state` returned."""
-
-
-class ReconstructionRecipe:
-    """One network trained to give back the true picture: the recipe of P1, P3, P4 and P5."""
+    The recipe of P1, P3, P4 and P5 is the stage ``inpainting``; those of P2 are the others.
+    """
 
     def __init__(
         self, config: RunConfig, *, device: torch.device, total_steps: int, wrap: Wrap | None = None
     ) -> None:
-        """Build network, loss and optimiser.
+        """Build networks, losses and optimisers.
 
         Args:
             config: The run.
             device: Where to train.
             total_steps: Optimiser steps of the whole run, for the schedule.
-            wrap: Makes the network data-parallel; None trains in this process alone.
+            wrap: Makes what is trained data-parallel; None trains in this process alone.
         """
         self._device = device
         self._train = config.train
@@ -83,18 +62,25 @@ class ReconstructionRecipe:
         network = build_model(config.model.name, **config.model.options())
         if config.train.init_from:
             _load_initial(network, config.train.init_from)
+        elif isinstance(network, JointModel):
+            network.segmenter.load_pretrained()
         self._network = network.to(device).to(memory_format=torch.channels_last)
         if config.train.compile:
             self._network.compile()
-        self._trained = wrap(self._network) if wrap else self._network
+        self._stage = make_stage(self._network, config=config)
+        self._trained = wrap(self._stage) if wrap else self._stage
         self._ema = _make_ema(self._network, config.train)
-        self._loss = build_loss(
-            parse_loss(config.loss.terms),
-            features=config.loss.features,
-            weights_path=config.loss.weights_path,
-        ).to(device)
+        self._loss = _make_loss(config).to(device)
+        self._adversaries = {
+            name: Adversary(judge, train=config.train, device=device, wrap=wrap)
+            for name, judge in self._stage.judges.items()
+        }
+        self._parameters = [p for p in self._network.parameters() if p.requires_grad]
         self._optimizer = torch.optim.Adam(
-            self._network.parameters(), lr=config.train.learning_rate, fused=True
+            self._parameters,
+            lr=config.train.learning_rate,
+            betas=ADVERSARIAL_BETAS if self._adversaries else (0.9, 0.999),
+            fused=True,
         )
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self._optimizer, learning_rate_factor(config.train, total_steps=total_steps)
@@ -104,28 +90,55 @@ class ReconstructionRecipe:
         """Do one step, or none where loss or gradient is not finite.
 
         The gradient norm is the same on every rank after the reduction, so all ranks skip
-        together.
+        together. Discriminators learn from what the network made before its step.
         """
         self._trained.train()
         before = [buffer.clone() for buffer in self._network.buffers()]
         with autocast(self._dtype, device=self._device):
-            prediction = self._trained(_channels_last(batch.image), batch.hole_mask)
-        losses = self._loss(prediction.float(), batch.image, batch.target, batch.hole_mask)
+            output: StageOutput = self._trained(batch)
+        total, terms = self._losses(output, batch)
         self._optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         limit = self._train.grad_clip_norm or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self._network.parameters(), limit)
-        applied = bool(torch.isfinite(norm) & torch.isfinite(losses.total.detach()))
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit)
+        applied = bool(torch.isfinite(norm) & torch.isfinite(total.detach()))
         if applied:
             self._optimizer.step()
             self._schedule.step()
             if self._ema is not None:
                 self._ema.update_parameters(self._network)
+            for name, adversary in self._adversaries.items():
+                loss, finite = adversary.step(output.judged[name])
+                terms[f"{name}/discriminator"] = loss
+                applied = applied and bool(finite)
         else:  # running statistics have already seen the bad batch
             for buffer, old in zip(self._network.buffers(), before, strict=True):
                 buffer.copy_(old)
-        terms = {"loss": losses.total, **losses.terms}
-        return StepResult(terms={k: v.detach() for k, v in terms.items()}, applied=applied)
+        return StepResult(
+            terms={"loss": total.detach(), **{k: v.detach() for k, v in terms.items()}},
+            applied=applied,
+        )
+
+    def _losses(self, output: StageOutput, batch: TensorBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted sum of all terms, and the terms."""
+        total: Tensor | float = 0.0
+        terms: dict[str, Tensor] = {}
+        if output.painted is not None:
+            painted = output.painted
+            losses = self._loss(
+                painted.prediction.float(), batch.image, batch.target, painted.hole_mask
+            )
+            total = losses.total
+            terms |= losses.terms
+        own = dict(output.terms)
+        for name, adversary in self._adversaries.items():
+            said = adversary.terms(output.judged[name])
+            own |= {f"{name}/{term}": value for term, value in said.items()}
+        for name, term in own.items():
+            total = total + term.weight * term.value
+            terms[name] = term.value
+        assert isinstance(total, Tensor)
+        return total, terms
 
     def predict(self, image: Tensor, hole_mask: Tensor) -> Tensor:
         """Return predictions of the kept weights, in [0, 1] as models in eval mode give them."""
@@ -134,23 +147,37 @@ class ReconstructionRecipe:
             prediction: Tensor = model(_channels_last(image), hole_mask)
         return prediction.float()
 
+    def validate(self, batches: Iterable[TensorBatch]) -> dict[str, float]:
+        """Return what the stage measures of the kept weights, reduced over all ranks."""
+        model = self.kept_model().eval()
+        with torch.inference_mode():
+            return validate(
+                model,
+                batches,
+                stage=self._train.stage,
+                predict=self.predict,
+                device=self._device,
+            )
+
     def kept_model(self) -> nn.Module:
         """Return the running average where there is one, else the network itself."""
         return self._network if self._ema is None else self._ema.module
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
-        """Return the network's tensors and those of its running average."""
+        """Return every network's tensors by name."""
         weights = {"network": dict(self._network.state_dict())}
         if self._ema is not None:
             weights["ema"] = dict(self._ema.module.state_dict())
-        return weights
+        judges = {f"discriminator-{k}": v.weights() for k, v in self._adversaries.items()}
+        return weights | judges
 
     def state(self) -> dict[str, Any]:
-        """Return optimiser, schedule, average count and random state."""
+        """Return optimisers, schedule, average count and random state."""
         state = {
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "random": torch.get_rng_state(),
+            "discriminators": {name: a.state() for name, a in self._adversaries.items()},
         }
         if self._ema is not None:
             state["ema_updates"] = self._ema.n_averaged
@@ -164,9 +191,26 @@ class ReconstructionRecipe:
         if self._ema is not None:
             self._ema.module.load_state_dict(weights["ema"])
             self._ema.n_averaged.copy_(state["ema_updates"])
+        for name, adversary in self._adversaries.items():
+            adversary.restore(weights[f"discriminator-{name}"], state["discriminators"][name])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         torch.set_rng_state(state["random"])
+
+
+def make_stage(network: InpaintingModel, *, config: RunConfig) -> Stage:
+    """Return the stage that ``config.train.stage`` names, around ``network``."""
+    stage = config.train.stage
+    if stage == "segmentation":
+        assert isinstance(network, JointModel)
+        return SegmentationStage(network)
+    if stage == "joint":
+        assert isinstance(network, JointModel)
+        return JointStage(network, config=config)
+    inner = network.inpainter if isinstance(network, JointModel) else network
+    if isinstance(inner, EdgeConnect):
+        return EdgeConnectStage(network, config=config)
+    return InpaintingStage(network, config=config)
 
 
 def learning_rate_factor(train: TrainConfig, *, total_steps: int) -> Callable[[int], float]:
@@ -187,6 +231,16 @@ def learning_rate_factor(train: TrainConfig, *, total_steps: int) -> Callable[[i
         return warmup
 
     return factor
+
+
+def _make_loss(config: RunConfig) -> CompositeLoss:
+    """Return the picture loss without the terms that discriminators measure."""
+    terms = parse_loss(config.loss.terms)
+    return build_loss(
+        {name: weight for name, weight in terms.items() if name not in ADVERSARIAL},
+        features=config.loss.features,
+        weights_path=config.loss.weights_path,
+    )
 
 
 def _make_ema(network: nn.Module, train: TrainConfig) -> AveragedModel | None:

@@ -1,0 +1,91 @@
+"""How long a sweep will take, said before it starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from rayfill.cluster import Capacity
+from rayfill.config import RunConfig
+from rayfill.models.cost import model_cost
+from rayfill.tuning import concurrent_trials
+from rayfill_data.reader import PreparedDataset
+
+#: A training step costs a prediction and twice as much again for its gradients.
+_STEP_PREDICTIONS = 3
+
+#: What convolution networks reach on one data-centre GPU in bf16: about a third of its peak.
+_GPU_FLOPS = 100e12
+
+#: Share of a convolution's speed that a whole training step keeps on a CPU.
+_CPU_EFFICIENCY = 0.6
+
+
+def training_flops(config: RunConfig, *, dataset: PreparedDataset) -> float:
+    """Return the floating-point operations of all epochs of a run, validation included.
+
+    Convolutions of the network only: losses that look through a pretrained network, and
+    discriminators, come on top.
+    """
+    size = (dataset.height, dataset.width)
+    cost = model_cost(config.model.name, size=size, **config.model.options())
+    per_epoch = _STEP_PREDICTIONS * dataset.counts["train"] + dataset.counts["val"]
+    return 2.0 * cost.multiply_adds * per_epoch * config.train.epochs
+
+
+def estimate(
+    trials: Sequence[RunConfig], *, dataset: PreparedDataset, capacity: Capacity
+) -> tuple[float, str]:
+    """Return about how many seconds all trials take in full, and a sentence that says why.
+
+    Early stopping makes it less; other work on the machine makes it more.
+
+    Args:
+        trials: Placed runs.
+        dataset: What they train on.
+        capacity: Of the cluster, which may still grow.
+    """
+    flops = sum(training_flops(trial, dataset=dataset) for trial in trials)
+    scaling = trials[0].scaling
+    concurrent = min(concurrent_trials(trials[0], capacity=capacity), len(trials))
+    if scaling.use_gpu:
+        speed = _GPU_FLOPS * scaling.gpus_per_worker * scaling.num_workers
+        unit = f"{scaling.gpus_per_worker * scaling.num_workers:g} GPUs"
+    else:
+        speed = _core_flops() * _CPU_EFFICIENCY * scaling.cpus_per_worker * scaling.num_workers
+        unit = f"{scaling.cpus_per_worker * scaling.num_workers:g} CPU cores"
+    seconds = flops / (speed * max(1, concurrent))
+    epochs = sum(trial.train.epochs for trial in trials)
+    return seconds, (
+        f"{len(trials)} trials, {epochs} epochs of {dataset.counts['train']} samples: "
+        f"{flops / 1e12:,.0f} TFLOP at about {speed / 1e9:,.0f} GFLOP/s a trial ({unit} each), "
+        f"{concurrent} at a time: about {_in_words(seconds)} without early stopping."
+    )
+
+
+def _core_flops() -> float:
+    """Return what one core of this machine makes of a convolution, in operations per second."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        image = torch.rand(1, 64, 64, 64).contiguous(memory_format=torch.channels_last)
+        convolution = torch.nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)
+        best = float("inf")
+        with torch.inference_mode():
+            for _ in range(8):
+                began = time.perf_counter()
+                convolution(image)
+                best = min(best, time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(threads)
+    return 2 * 64 * 64 * 9 * 64 * 64 / best
+
+
+def _in_words(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:,.1f} h"
