@@ -124,24 +124,73 @@ def paste(background: UInt8Array, cutout: Cutout, *, rng: np.random.Generator) -
         cutout: the object.
         rng: the only source of chance.
     """
-    top, object_rows, rows = _place(background.shape[0], cutout.alpha.shape[0], rng)
-    left, object_columns, columns = _place(background.shape[1], cutout.alpha.shape[1], rng)
-    alpha = cutout.alpha[object_rows, object_columns].astype(np.uint16)
-    shade = alpha[..., None]
+    height, width = cutout.alpha.shape
+    top = _place(background.shape[0], height, rng)
+    left = _place(background.shape[1], width, rng)
     image = background.copy()
-    blended = shade * cutout.rgb[object_rows, object_columns] + (255 - shade) * image[rows, columns]
-    image[rows, columns] = ((blended + 127) // 255).astype(np.uint8)
-    hole_mask = np.zeros(background.shape[:2], np.uint8)
-    hole_mask[rows, columns] = np.where(alpha > 0, np.uint8(255), np.uint8(0))
+    opacity = blend(image, cutout, top=top, left=left)
+    hole_mask = np.where(opacity > 0, np.uint8(255), np.uint8(0))
     return Pair(image=image, target=background.copy(), hole_mask=hole_mask)
 
 
-def _place(room: int, side: int, rng: np.random.Generator) -> tuple[int, slice, slice]:
-    """Draw where an object of `side` starts, and return the visible slices of it and below it."""
+def feathered(
+    rgb: UInt8Array, mask: UInt8Array, *, scale: float, feather_px: float
+) -> Cutout | None:
+    """Scale an object of a photo and soften its rim, inwards; None where nothing of it is left.
+
+    Colours are averaged over the object alone, so that nothing of the photo around it comes along.
+    Opacity is the share of a pixel that the object covers, times a ramp that rises from the outline
+    over about `feather_px`.
+
+    Args:
+        rgb: (H, W, 3) uint8, the object's box in its photo.
+        mask: (H, W) uint8, 1 = object.
+        scale: at most 1.
+        feather_px: width of the ramp in pixels of the result, 0 for none.
+    """
+    height, width = (max(1, round(scale * side)) for side in mask.shape)
+    inside = mask.astype(np.float32)
+    cover = cv2.resize(inside, (width, height), interpolation=cv2.INTER_AREA)
+    colour = cv2.resize(rgb * inside[..., None], (width, height), interpolation=cv2.INTER_AREA)
+    alpha = cover
+    if feather_px:
+        rim = math.ceil(2 * feather_px)
+        padded = np.pad(cover, rim)
+        soft = cv2.GaussianBlur(padded, (0, 0), feather_px / 2)[rim:-rim, rim:-rim]
+        alpha = cover * np.clip(2 * soft - 0.5, 0.0, 1.0)
+    levels = np.rint(255 * alpha).astype(np.uint8)
+    rows, columns = np.flatnonzero(levels.any(axis=1)), np.flatnonzero(levels.any(axis=0))
+    if not len(rows):
+        return None
+    seen = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    pure = colour[seen] / np.maximum(cover[seen], 1e-6)[..., None]
+    return Cutout(rgb=np.rint(np.clip(pure, 0, 255)).astype(np.uint8), alpha=levels[seen])
+
+
+def blend(image: UInt8Array, cutout: Cutout, *, top: int, left: int) -> UInt8Array:
+    """Lay a cut-out on a picture in place; return its opacity in the picture, (H, W) uint8.
+
+    ``image = (alpha * object + (255 - alpha) * image) / 255`` rounded. What reaches over the
+    picture's edge is left out.
+    """
+    height, width = cutout.alpha.shape
+    first_row, first_column = max(0, -top), max(0, -left)
+    last_row = min(height, image.shape[0] - top)
+    last_column = min(width, image.shape[1] - left)
+    part = np.s_[first_row:last_row, first_column:last_column]
+    place = np.s_[top + first_row : top + last_row, left + first_column : left + last_column]
+    shade = cutout.alpha[part].astype(np.uint16)[..., None]
+    mixed = shade * cutout.rgb[part] + (255 - shade) * image[place]
+    image[place] = ((mixed + 127) // 255).astype(np.uint8)
+    opacity = np.zeros(image.shape[:2], np.uint8)
+    opacity[place] = cutout.alpha[part]
+    return opacity
+
+
+def _place(room: int, side: int, rng: np.random.Generator) -> int:
+    """Draw where an object of `side` starts, at most a sixth of it outside."""
     overhang = side // 6
-    start = int(rng.integers(-overhang, max(-overhang, room - side + overhang), endpoint=True))
-    first, last = max(start, 0), min(start + side, room)
-    return start, slice(first - start, last - start), slice(first, last)
+    return int(rng.integers(-overhang, max(-overhang, room - side + overhang), endpoint=True))
 
 
 def _blob(rng: np.random.Generator) -> list[_Floats]:

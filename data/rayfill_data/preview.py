@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from rayfill_data.batches import prepared_masks
 from rayfill_data.codec import UInt8Array, decode_png
-from rayfill_data.contract import SPLITS
+from rayfill_data.contract import IGNORE_LABEL, SPLITS
 from rayfill_data.mask_shapes import draw_mask
 from rayfill_data.masks import dilate, sample_rng
 from rayfill_data.reader import PreparedDataset
@@ -24,7 +24,10 @@ _WHITE = 255
 
 
 def contact_sheet(dataset: PreparedDataset, *, per_split: int = 6) -> UInt8Array:
-    """Lay out samples of every split: the image with its hole marked above the target.
+    """Lay out samples of every split, each a column: what a model sees and what is known of it.
+
+    From the top: the image with its hole marked, the image itself where some target differs from
+    it, the target, and the label map, one colour per label and white for what is to be ignored.
 
     The samples are spread evenly over each split. A hole that training draws afresh is shown as the
     dataset's generator draws it in epoch 0 of seed 0.
@@ -39,7 +42,11 @@ def contact_sheet(dataset: PreparedDataset, *, per_split: int = 6) -> UInt8Array
     Raises:
         ImageError: a damaged sample.
     """
-    strips = [_strip(dataset, split, per_split) for split in SPLITS if dataset.counts[split]]
+    strips = [
+        _strip(dataset, split, _rows(dataset, split, per_split))
+        for split in SPLITS
+        if dataset.counts[split]
+    ]
     width = max(strip.shape[1] for strip in strips)
     padded = [
         np.pad(strip, ((0, 0), (0, width - strip.shape[1]), (0, 0)), constant_values=_WHITE)
@@ -48,16 +55,17 @@ def contact_sheet(dataset: PreparedDataset, *, per_split: int = 6) -> UInt8Array
     return np.concatenate(padded)
 
 
-def _strip(dataset: PreparedDataset, split: str, count: int) -> UInt8Array:
+def _strip(dataset: PreparedDataset, split: str, rows: list[dict[str, Any]]) -> UInt8Array:
     """Return one split's samples beside each other below its title."""
-    rows = _rows(dataset, split, count)
+    paired = any(row["target"] is not None for row in rows)
     tiles = []
     for row in rows:
         image = decode_png(row["image"])
         target = image if row["target"] is None else decode_png(row["target"])
-        marked = _marked(image, _hole(dataset, row))
-        tile = np.concatenate([_framed(marked), _framed(target)])
-        tiles.append(tile)
+        pictures = [_marked(image, _hole(dataset, row)), *[image] * paired, target]
+        if row.get("labels") is not None:
+            pictures.append(_coloured(decode_png(row["labels"])))
+        tiles.append(np.concatenate([_framed(picture) for picture in pictures]))
     body = np.concatenate(tiles, axis=1)
     title = np.full((_TITLE_PX, body.shape[1], 3), _WHITE, np.uint8)
     text = f"{split}: {dataset.counts[split]}"
@@ -101,6 +109,15 @@ def _marked(image: UInt8Array, hole: UInt8Array) -> UInt8Array:
     outline = (dilate(hole, radius_px=1) > 0) & ~inside
     marked[outline] = _WHITE
     return np.rint(marked).astype(np.uint8)
+
+
+def _coloured(labels: UInt8Array) -> UInt8Array:
+    """Give every label a colour of its own: black for nothing, hues that lie far apart, white."""
+    value = np.arange(256)
+    hues = np.stack([value * 67 % 180, np.full(256, 200), 255 - value % 3 * 50], axis=1)
+    palette = cv2.cvtColor(hues.astype(np.uint8)[None], cv2.COLOR_HSV2RGB)[0]
+    palette[0], palette[IGNORE_LABEL] = 0, _WHITE
+    return np.asarray(palette[labels], np.uint8)
 
 
 def _framed(picture: UInt8Array) -> UInt8Array:

@@ -4,15 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from rayfill_data.preview import contact_sheet
+from rayfill_data.preview import _coloured, _strip, contact_sheet
 from rayfill_data.reader import PreparedDataset
 
 
 def test_a_sheet_shows_samples_of_every_split(make_dataset: Any) -> None:
     dataset = PreparedDataset.open(str(make_dataset(train=300, val=7, test=2)))
     sheet = contact_sheet(dataset, per_split=4)
-    # 16-pixel samples, twelve times enlarged, image above target, three splits.
-    assert sheet.shape == (3 * (28 + 2 * (192 + 6)), 4 * (192 + 6), 3)
+    # 16-pixel samples, twelve times enlarged: marked image, image, target; three splits.
+    assert sheet.shape == (3 * (28 + 3 * (192 + 6)), 4 * (192 + 6), 3)
     assert sheet.dtype == np.uint8
     np.testing.assert_array_equal(sheet, contact_sheet(dataset, per_split=4))
 
@@ -21,11 +21,29 @@ def test_the_hole_is_marked_and_the_target_is_not(make_dataset: Any) -> None:
     dataset = PreparedDataset.open(str(make_dataset(val=1)))
     arrays = dataset.load("val")
     sheet = contact_sheet(dataset, per_split=1)
-    top = 28 + 2 * (192 + 6)  # below the training strip
-    marked = sheet[top + 28 : top + 28 + 192 : 12, 6 : 6 + 192 : 12]
-    target = sheet[top + 28 + 198 : top + 28 + 198 + 192 : 12, 6 : 6 + 192 : 12]
+    top = 28 + 3 * (192 + 6) + 28  # below the training strip and a title
+    marked, image, target = (
+        sheet[top + row * 198 : top + row * 198 + 192 : 12, 6 : 6 + 192 : 12] for row in range(3)
+    )
+    np.testing.assert_array_equal(image, arrays.image[0])
     np.testing.assert_array_equal(target, arrays.target[0])
     hole = arrays.hole_mask[0] > 0
     assert (marked != arrays.image[0]).any(axis=2)[hole].mean() > 0.95
     far = ~hole & (marked != 255).all(axis=2)
     np.testing.assert_array_equal(marked[far], arrays.image[0][far])
+
+
+def test_labels_have_colours_of_their_own() -> None:
+    labels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    colours = _coloured(labels).reshape(-1, 3)
+    assert colours[0].tolist() == [0, 0, 0]
+    assert colours[255].tolist() == [255, 255, 255]
+    assert len({tuple(colour) for colour in colours[:134]}) == 134
+
+
+def test_a_set_of_pictures_alone_has_two_rows(make_dataset: Any, make_rows: Any) -> None:
+    dataset = PreparedDataset.open(str(make_dataset()))
+    rows = [row | {"target": None, "labels": row["hole_mask"]} for row in make_rows(2)]
+    plain = _strip(dataset, "val", [row | {"labels": None} for row in rows])
+    assert plain.shape[0] == 28 + 2 * 198
+    assert _strip(dataset, "val", rows).shape[0] == 28 + 3 * 198

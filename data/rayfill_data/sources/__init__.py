@@ -6,6 +6,7 @@ from rayfill_data.sources.aerial import AERIAL, AerialOptions
 from rayfill_data.sources.celeba import CELEBA, CelebaOptions
 from rayfill_data.sources.cifar10 import CIFAR10, Cifar10Options
 from rayfill_data.sources.coco import COCO, CocoPhotosOptions
+from rayfill_data.sources.coco_pairs import COCO_PAIRS, CocoPairsOptions
 from rayfill_data.sources.defacto import DEFACTO, DefactoOptions
 from rayfill_data.sources.folder import FOLDER, FolderOptions
 from rayfill_data.sources.parquet import PARQUET, ParquetOptions
@@ -18,6 +19,7 @@ SOURCES: dict[str, SourceSpec] = {
     "folder": FOLDER,
     "triplets": TRIPLETS,
     "coco": COCO,
+    "coco_pairs": COCO_PAIRS,
     "defacto": DEFACTO,
     "celeba": CELEBA,
     "aerial": AERIAL,
@@ -30,6 +32,7 @@ __all__ = [
     "AerialOptions",
     "CelebaOptions",
     "Cifar10Options",
+    "CocoPairsOptions",
     "CocoPhotosOptions",
     "DefactoOptions",
     "FolderOptions",

@@ -31,7 +31,8 @@ class PrepareArgs(Generic[OptionsT]):
     overwrite: bool = False
     """Replace another dataset that is already there."""
     preview: Path | None = None
-    """PNG file for a contact sheet: samples of every split, hole marked, above their targets."""
+    """PNG file for a contact sheet: samples of every split, hole marked, above image, target and
+    labels."""
     preview_samples: int = 6
     """Samples of each split on the contact sheet."""
 
