@@ -159,6 +159,31 @@ def test_multiply_adds_of_the_reports_unet():
     assert 26.05 < (cost.multiply_adds + 3 * transposed) / 1e9 < 26.12
 
 
+def test_multiply_adds_of_the_unet_counted_by_hand():
+    total = 256**2 * 64 * 3  # the head
+    for level in range(5):
+        pixels, width = (256 >> level) ** 2, 64 << level
+        given = width // 2 if level else 4
+        total += pixels * 9 * (given * width + width * width)
+        if level < 4:
+            total += pixels * 9 * (2 * width * width + width * width)
+            total += (pixels // 4) * 4 * 2 * width * width
+    assert model_cost("unet").multiply_adds == total
+    assert round(total / 1e9, 2) == 48.21
+
+
+def test_multiply_adds_of_lius_network_counted_by_hand():
+    # Input and output channels, kernel, side of the output.
+    down = [(3, 64, 7, 128), (64, 128, 5, 64), (128, 256, 5, 32), (256, 512, 3, 16)]
+    down += [(512, 512, 3, side) for side in (8, 4, 2)]
+    up = [(1024, 512, 3, side) for side in (4, 8, 16)]
+    up += [(768, 256, 3, 32), (384, 128, 3, 64), (192, 64, 3, 128), (67, 3, 3, 256)]
+    total = sum(a * b * kernel**2 * side**2 for a, b, kernel, side in down + up)
+    masks = sum(2 * side**2 for *_, side in up)  # the sums of two sources, weighed
+    assert model_cost("partial_conv_liu").multiply_adds == total + masks
+    assert round(total / 1e9, 2) == 9.47
+
+
 @pytest.mark.parametrize("kernel", [2, 3])
 def test_multiply_adds_of_single_layers(kernel, monkeypatch):
     from rayfill.models import cost as module
