@@ -19,6 +19,10 @@ _STEP_PREDICTIONS = 3
 #: What convolution networks reach on one data-centre GPU in bf16: about a third of its peak.
 _GPU_FLOPS = 100e12
 
+#: Starting Ray, preparing the table, and starting each trial.
+_START_S = 30.0
+_TRIAL_S = 3.0
+
 #: Share of a convolution's speed that a whole training step keeps on a CPU.
 _CPU_EFFICIENCY = 0.6
 
@@ -40,7 +44,8 @@ def estimate(
 ) -> tuple[float, str]:
     """Return about how many seconds all trials take in full, and a sentence that says why.
 
-    Early stopping makes it less; other work on the machine makes it more.
+    Early stopping makes it less; other work on the machine, narrow networks and losses that look
+    through pretrained ones make it more.
 
     Args:
         trials: Placed runs.
@@ -56,7 +61,8 @@ def estimate(
     else:
         speed = _core_flops() * _CPU_EFFICIENCY * scaling.cpus_per_worker * scaling.num_workers
         unit = f"{scaling.cpus_per_worker * scaling.num_workers:g} CPU cores"
-    seconds = flops / (speed * max(1, concurrent))
+    start_s = _START_S + _TRIAL_S * len(trials) / concurrent
+    seconds = start_s + flops / (speed * concurrent)
     epochs = sum(trial.train.epochs for trial in trials)
     return seconds, (
         f"{len(trials)} trials, {epochs} epochs of {dataset.counts['train']} samples: "

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rayfill.metrics import InpaintingMetrics, MetricTable
+from rayfill.metrics.mask_quality import MaskQuality
 from rayfill.models import JointModel, composite
 from rayfill_data.batches import evaluation_batches
+from rayfill_data.masks import dilate, erode
 
 if TYPE_CHECKING:
     from rayfill.metrics import LpipsMetric
@@ -25,21 +27,45 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 
 
 def accumulate(
-    predict: Predict, batches: Iterable[TensorBatch], *, metrics: InpaintingMetrics
+    predict: Predict,
+    batches: Iterable[TensorBatch],
+    *,
+    metrics: InpaintingMetrics,
+    expand_px: int = 0,
 ) -> MetricTable:
     """Return the metrics of 8-bit composites over all batches, reduced over all ranks.
 
     Composites are rounded to 8 bits, as a user gets them, so that networks, classical baselines and
     finished pictures from a folder are measured alike.
+
+    Args:
+        predict: Fills given holes.
+        batches: With true holes, by which samples are sorted and ``hole_`` metrics look.
+        metrics: Takes the samples.
+        expand_px: Fill holes grown by a disc of this radius instead, or shrunk if below 0.
     """
     for batch in batches:
-        prediction = predict(batch.image, batch.hole_mask)
+        hole_mask = expanded(batch.hole_mask, expand_px=expand_px)
+        prediction = predict(batch.image, hole_mask)
         rounded = prediction.float().clamp(0, 1).mul(255).round().div(255)
-        metrics.update(
-            composite(rounded, batch.image, batch.hole_mask), batch.target, batch.hole_mask
-        )
+        metrics.update(composite(rounded, batch.image, hole_mask), batch.target, batch.hole_mask)
     table: MetricTable = metrics.compute()
     return table
+
+
+def expanded(hole_mask: Tensor, *, expand_px: int) -> Tensor:
+    """Return holes grown by an exact disc of ``expand_px`` pixels, or shrunk if below 0.
+
+    Args:
+        hole_mask: (B, 1, H, W), exactly 0 or 1.
+        expand_px: radius in pixels.
+    """
+    if not expand_px:
+        return hole_mask
+    change = dilate if expand_px > 0 else erode
+    masks = (hole_mask[:, 0] > 0.5).to("cpu", torch.uint8).mul(255).numpy()
+    changed = np.stack([change(mask, radius_px=abs(expand_px)) for mask in masks])
+    return torch.from_numpy(changed > 0)[:, None].to(hole_mask)
 
 
 def accumulate_removals(
@@ -48,14 +74,17 @@ def accumulate_removals(
     """Return the metrics of what a joint model makes of photos, finding the holes by itself.
 
     The true masks say which object is meant, and where ``hole_`` metrics look; an object that was
-    not found, or remains of it outside the found hole, stay in the composite and count.
+    not found, or remains of it outside the found hole, stay in the composite and count. The total
+    has the scores of :class:`rayfill.metrics.mask_quality.MaskQuality` as well.
     """
+    quality = MaskQuality().to(metrics.device)
     for batch in batches:
         removal = model.remove(batch.image, object_mask=batch.hole_mask)
         rounded = removal.composite.float().clamp(0, 1).mul(255).round().div(255)
         metrics.update(rounded, batch.target, batch.hole_mask)
+        quality.update(removal.hole_mask, batch.hole_mask)
     table: MetricTable = metrics.compute()
-    return table
+    return table._replace(total={**table.total, **quality.compute()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +104,7 @@ def evaluate(
     batch_size: int = 32,
     lpips: LpipsMetric | None = None,
     finds_holes: bool = False,
+    expand_px: int = 0,
 ) -> Measured:
     """Return the metrics of a system over a split.
 
@@ -85,6 +115,7 @@ def evaluate(
         batch_size: Samples at a time.
         lpips: Also measure LPIPS with this network.
         finds_holes: Let a joint model find its holes instead of giving it the true ones.
+        expand_px: Give holes grown by so many pixels, or shrunk if below 0.
 
     Raises:
         DatasetError: a split without frozen holes.
@@ -102,7 +133,7 @@ def evaluate(
             assert isinstance(predict, JointModel)
             table = accumulate_removals(predict, moved, metrics=metrics)
         else:
-            table = accumulate(predict, moved, metrics=metrics)
+            table = accumulate(predict, moved, metrics=metrics, expand_px=expand_px)
     return Measured(table=table, values=metrics.sample_values())
 
 

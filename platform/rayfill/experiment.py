@@ -32,6 +32,8 @@ class Scale:
     """Dotted config keys that differ from the experiment's base."""
     data: str = ""
     """The command that prepares the dataset; empty where the bundled photographs serve."""
+    phases: Sequence[Variant] = ()
+    """Runs trained one after the other before the trials, which start from the last."""
     winner: WinnerOptions = WinnerOptions(epochs=0)
     """The second phase: how the best trial is trained on."""
 
@@ -103,6 +105,7 @@ def run_experiment(
     sweep = Sweep(
         base=given.config,
         space=scale.space,
+        phases=scale.phases,
         options=SweepOptions(scheduler="none"),  # a table needs every trial to its end
         winner=scale.winner,
         winner_changes=experiment.winner_changes,

@@ -32,6 +32,10 @@ _COLUMNS = {
     "l1": _Column(title="L1 ↓", digits=4, usual=False),
     "dice": _Column(title="Dice ↑", digits=4, usual=False),
     "dice_ceiling": _Column(title="Dice ceiling", digits=4, usual=False),
+    "growth_px": _Column(title="mask growth, px", digits=2, usual=False),
+    "uncovered": _Column(title="uncovered ↓", digits=4, usual=False),
+    "found": _Column(title="found ↑", digits=3, usual=False),
+    "iou": _Column(title="mask IoU ↑", digits=3, usual=False),
 }
 
 
@@ -74,7 +78,8 @@ class Leaderboard:
     notes: Sequence[str] = ()
     """What was left out or went wrong, a sentence each."""
     columns: Sequence[str] = ()
-    """Metrics to show beside the usual ones: l1, or dice and dice_ceiling."""
+    """Metrics to show beside the usual ones, such as l1, dice and dice_ceiling, or growth_px and
+    uncovered of models that find the holes themselves."""
     report: Sequence[ReportRow] = ()
     """What reports print of their own systems; it stands below the entries."""
 
@@ -107,7 +112,7 @@ class Leaderboard:
             table.add_row(*row, style=style, end_section=number == len(self.entries))
         console.print(table)
         header, rows = self._bucket_cells()
-        buckets = Table(title="PSNR / SSIM inside the hole by hole ratio (percent)")
+        buckets = Table(title=self._bucket_title())
         for column in header:
             buckets.add_column(column, justify="left" if column == "system" else "right")
         for row in rows:
@@ -124,7 +129,7 @@ class Leaderboard:
         conditions = "".join(f"- {name}: {value}\n" for name, value in self.protocol.items())
         return (
             f"# {self.title}\n\n{_markdown(*self._cells())}\n"
-            f"PSNR / SSIM inside the hole by hole ratio (percent):\n\n"
+            f"{self._bucket_title()}:\n\n"
             f"{_markdown(*self._bucket_cells())}\n{conditions}{notes}"
         )
 
@@ -155,17 +160,18 @@ class Leaderboard:
         return [*self.notes, *(f"{row.name}: {row.note}" for row in self.report if row.note)]
 
     def _shown(self) -> list[str]:
-        """Return the metrics that are columns: what is wanted and known of every entry.
+        """Return the metrics that are columns: the usual ones where every entry has them.
 
-        What a report gives is shown in any case, be it beside empty cells.
+        What is asked for, or what a report gives, may stand beside empty cells.
         """
         reported = {metric for row in self.report for metric in row.values}
+        known = [set(entry.table.total) for entry in self.entries]
         return [
             metric
             for metric, column in _COLUMNS.items()
             if metric in reported
-            or (column.usual or metric in self.columns)
-            and all(metric in entry.table.total for entry in self.entries)
+            or (metric in self.columns and any(metric in names for names in known))
+            or (column.usual and all(metric in names for names in known))
         ]
 
     def _cells(self) -> tuple[list[str], list[list[str]]]:
@@ -184,19 +190,25 @@ class Leaderboard:
             rows.append(["", reported.name, "report", "", "", *values])
         return header, rows
 
+    def _bucket_metrics(self) -> tuple[str, str]:
+        """Return what is shown by hole ratio: of the hole, unless whole pictures are ranked."""
+        return ("psnr", "ssim") if self.rank_by in ("psnr", "ssim") else ("hole_psnr", "hole_ssim")
+
+    def _bucket_title(self) -> str:
+        where = "of the picture" if self.rank_by in ("psnr", "ssim") else "inside the hole"
+        return f"PSNR / SSIM {where} by hole ratio (percent)"
+
     def _bucket_cells(self) -> tuple[list[str], list[list[str]]]:
         # Every system is measured on the same samples; those filled perfectly count too.
-        scores = {b: s["hole_psnr"] for b, s in self.entries[0].table.buckets.items()}
+        psnr, ssim = self._bucket_metrics()
+        scores = {b: s[psnr] for b, s in self.entries[0].table.buckets.items()}
         counts = {bucket: score.n + score.n_infinite for bucket, score in scores.items()}
         filled = [bucket for bucket, count in counts.items() if count]
         header = ["system", *filled]
         rows = [["n", *(str(counts[bucket]) for bucket in filled)]]
         for entry in self.ranked():
             means = [entry.table.buckets[bucket] for bucket in filled]
-            cells = [
-                f"{_number(s['hole_psnr'].mean, 2)} / {_number(s['hole_ssim'].mean, 3)}"
-                for s in means
-            ]
+            cells = [f"{_number(s[psnr].mean, 2)} / {_number(s[ssim].mean, 3)}" for s in means]
             rows.append([entry.name, *cells])
         return header, rows
 

@@ -13,13 +13,13 @@ from rich.console import Console
 
 from rayfill import paths
 from rayfill.cluster import place, ray_cluster
-from rayfill.config import RunConfig, flatten, to_dict
+from rayfill.config import RunConfig, flatten, replace, to_dict
 from rayfill.data_location import check_data, ensure_data
 from rayfill.estimate import estimate
 from rayfill.evaluate_all import TABLE_BASELINES
 from rayfill.evaluation import Measured
 from rayfill.leaderboard import Leaderboard, ReportRow
-from rayfill.sweep_plan import Outcome, leave_out_untrainable, open_plan, plan_trials
+from rayfill.sweep_plan import Outcome, Variant, leave_out_untrainable, open_plan, plan_trials
 from rayfill.sweep_run import SweepRun
 from rayfill.training.driver import resolve_paths
 from rayfill.tuning import SweepOptions
@@ -58,6 +58,9 @@ class Sweep:
 
     base: RunConfig
     space: Mapping[str, Sequence[Any]]
+    phases: Sequence[Variant] = ()
+    """Runs trained before the trials, one after the other with all workers, each from the weights
+    of the one before it; the trials start from the last."""
     options: SweepOptions = SweepOptions()
     winner: WinnerOptions = WinnerOptions()
     winner_changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -84,6 +87,8 @@ class SweepResult:
     """The runs, planned and placed, by the names that the leaderboard shows."""
     measured: Mapping[str, Measured]
     """Every system's test metrics, also per sample."""
+    bundles: Mapping[str, str]
+    """Where the model bundle of every run lies, the winner's included."""
     model: RegisteredModel | None
     seconds: float
 
@@ -106,7 +111,8 @@ def run_sweep(sweep: Sweep, *, console: Console) -> SweepResult:
         uri = ensure_data(base, console=console)
         trials = [place(trial, capacity=capacity, data_uri=uri) for trial in planned]
         dataset = PreparedDataset.open(uri)
-        _, expected = estimate(trials, dataset=dataset, capacity=capacity)
+        phases = [place(run, capacity=capacity, data_uri=uri) for run in _phases(sweep, base)]
+        _, expected = estimate([*phases, *trials], dataset=dataset, capacity=capacity)
         console.print(expected, highlight=False, soft_wrap=True)
         name, trials = open_plan(base.name, trials, storage=str(base.storage), resume=sweep.resume)
         with _parent_run(name, sweep=sweep, base=trials[0], dataset=dataset) as parent:
@@ -119,6 +125,7 @@ def run_sweep(sweep: Sweep, *, console: Console) -> SweepResult:
                 dataset=dataset,
                 trials=trials,
             )
+            run = run.starting_from(run.train_phases(phases))
             outcomes = run.trials_side_by_side()
             winner = run.train_winner(run.best_trial(outcomes))
             measured = run.measure(winner=winner)
@@ -134,9 +141,22 @@ def run_sweep(sweep: Sweep, *, console: Console) -> SweepResult:
         outcomes=outcomes,
         trials=trials,
         measured=measured,
+        bundles=run.bundles(winner),
         model=model,
         seconds=seconds,
     )
+
+
+def _phases(sweep: Sweep, base: RunConfig) -> list[RunConfig]:
+    """Return the runs before the trials, or raise every problem of every one at once."""
+    runs = [
+        replace(base, {**phase.changes, "name": f"phase{number}-{phase.name}"})
+        for number, phase in enumerate(sweep.phases, start=1)
+    ]
+    problems = dict.fromkeys(problem for run in runs for problem in run.problems())
+    if problems:
+        raise ConfigError(problems)
+    return runs
 
 
 def _plan(sweep: Sweep, base: RunConfig) -> list[RunConfig]:
@@ -144,6 +164,7 @@ def _plan(sweep: Sweep, base: RunConfig) -> list[RunConfig]:
     problems = [*sweep.options.problems(), *sweep.winner.problems(), *base.problems()]
     planned: list[RunConfig] = []
     try:
+        _phases(sweep, base)
         planned = plan_trials(base, sweep.space)
     except ConfigError as error:
         problems += error.problems
@@ -197,7 +218,8 @@ def _say_where(
     console.print(f"MLflow: {config.tracking.uri}", highlight=False, soft_wrap=True)
     if model:
         console.print(
-            f"Model {model.name} version {model.version}; serve the champion with `make serve`.",
+            f"Model {model.name} version {model.version}; serve the champion with "
+            f"`rayfill serve --models {model.name}`.",
             highlight=False,
         )
     console.print(f"Done in {seconds:.0f} s.", highlight=False)

@@ -51,6 +51,25 @@ class SweepRun:
     dataset: PreparedDataset
     trials: Sequence[RunConfig]
 
+    def train_phases(self, phases: Sequence[RunConfig]) -> str | None:
+        """Train the runs before the trials, each from the one before; return the last's bundle."""
+        init_from = None
+        for number, phase in enumerate(phases, start=1):
+            run = self._on_all_workers(phase, num_workers=None)
+            if init_from:
+                run = replace(run, {"train.init_from": init_from})
+            self.console.print(f"Phase {number} of {len(phases)}: {phase.name}", highlight=False)
+            train_watched(self._job(run), capacity=self.capacity, console=self.console)
+            init_from = best_bundle(self._job(run).run_dir)
+        return init_from
+
+    def starting_from(self, bundle: str | None) -> SweepRun:
+        """Return the same with trials that start from a bundle, if there is one."""
+        if bundle is None:
+            return self
+        trials = [replace(trial, {"train.init_from": bundle}) for trial in self.trials]
+        return dataclasses.replace(self, trials=trials)
+
     def trials_side_by_side(self) -> dict[str, Outcome]:
         """Run every trial that has not ended yet; return how each ended."""
         concurrent = concurrent_trials(self.trials[0], capacity=self.capacity)
@@ -98,11 +117,14 @@ class SweepRun:
     def measure(self, *, winner: RunConfig | None) -> dict[str, Measured]:
         """Measure trials that were validated, the winner and the baselines on the test split."""
         lpips, _ = self.lpips
-        bundles = {run.name: best_bundle(self._job(run).run_dir) for run in self._runs(winner)}
         return {
-            **evaluate_bundles(bundles, arrays=self.test, lpips=lpips),
+            **evaluate_bundles(self.bundles(winner), arrays=self.test, lpips=lpips),
             **evaluate_baselines(self.sweep.baselines, arrays=self.test, lpips=lpips),
         }
+
+    def bundles(self, winner: RunConfig | None) -> dict[str, str]:
+        """Return where the model bundles of all runs that were validated lie, by name."""
+        return {run.name: best_bundle(self._job(run).run_dir) for run in self._runs(winner)}
 
     def leaderboard(
         self,
@@ -202,24 +224,25 @@ class SweepRun:
         )
 
     def _winner_config(self, best: RunConfig) -> RunConfig:
-        options, scaling = self.sweep.winner, best.scaling
+        options = self.sweep.winner
+        changes = {
+            "name": f"winner-{best.name}",
+            "train.epochs": options.epochs,
+            "train.learning_rate": options.learning_rate,
+            "train.init_from": best_bundle(self._job(best).run_dir),
+        }
+        longer = replace(best, changes | dict(self.sweep.winner_changes))
+        return self._on_all_workers(longer, num_workers=options.num_workers)
+
+    def _on_all_workers(self, run: RunConfig, *, num_workers: int | None) -> RunConfig:
+        """Return a run with so many workers, or as many as the cluster holds."""
+        scaling = run.scaling
         room = self.capacity.gpus if scaling.use_gpu else self.capacity.cpus
         share = scaling.gpus_per_worker if scaling.use_gpu else scaling.cpus_per_worker
-        workers = options.num_workers or max(1, int(room / share))
-        while best.train.batch_size % workers:
+        workers = num_workers or max(1, int(room / share))
+        while run.train.batch_size % workers:
             workers -= 1
-        longer = dataclasses.replace(
-            best,
-            name=f"winner-{best.name}",
-            scaling=dataclasses.replace(scaling, num_workers=workers),
-            train=dataclasses.replace(
-                best.train,
-                epochs=options.epochs,
-                learning_rate=options.learning_rate,
-                init_from=best_bundle(self._job(best).run_dir),
-            ),
-        )
-        return replace(longer, self.sweep.winner_changes)
+        return replace(run, {"scaling.num_workers": workers})
 
     def _job(self, config: RunConfig) -> TrainingJob:
         return make_job(config, group=self.name, parent=self._parent_reference())

@@ -39,13 +39,14 @@ class MaskQuality(SampleScores):
 
     ``update(mask, truth)`` adds samples; ``compute()`` gives a Score each for ``iou``;
     ``uncovered``, the share of the object's pixels outside the mask (what ruins a removal);
-    ``extra``, the share of the mask's pixels outside the object (what removal does not need); and
-    ``growth_px``, see :func:`mask_growth_px`. Empty masks have neither ``extra`` nor growth, photos
-    without object neither ``uncovered`` nor growth, photos without both have no score at all.
+    ``extra``, the share of the mask's pixels outside the object (what removal does not need);
+    ``growth_px``, see :func:`mask_growth_px`; and ``found``, the share of objects with a mask.
+    Empty masks have neither ``extra`` nor growth, photos without object neither ``uncovered``,
+    growth nor ``found``, photos without both have no score at all.
     """
 
     def __init__(self) -> None:
-        super().__init__(["iou", "uncovered", "extra", "growth_px"])
+        super().__init__(["iou", "uncovered", "extra", "growth_px", "found"])
 
     def update(self, mask: Tensor, truth: Tensor) -> None:
         """Add samples.
@@ -65,8 +66,9 @@ class MaskQuality(SampleScores):
             1 - both / true_px.clamp_min(1),
             1 - both / mask_px.clamp_min(1),
             growth,
+            (mask_px > 0).double(),
         ]
-        counted = [either > 0, true_px > 0, mask_px > 0, has_outline]
+        counted = [either > 0, true_px > 0, mask_px > 0, has_outline, true_px > 0]
         self.add(torch.stack(values), counted=torch.stack(counted))
 
 
