@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 import torchvision
 from harness import Case, Theme
+from torch.utils.flop_counter import FlopCounterMode
 from training_step import random_batch
 
 from rayfill.config import LossConfig
@@ -35,16 +36,25 @@ def cases(folder: Path) -> Iterator[Case]:
                 terms=terms, features=features, weights_path=str(weights)
             ),
         }
+        steps = {
+            name: functools.partial(_recipe(preset, loss=loss).step, batch)
+            for name, loss in losses.items()
+        }
+        plain, through = (_flops(step) for step in steps.values())
         yield Case(
             title=title,
-            ways={
-                name: functools.partial(_recipe(preset, loss=loss).step, batch)
-                for name, loss in losses.items()
-            },
+            ways=steps,
             units=_BATCH,
             unit="image",
             rounds=7,
+            notes=(f"Ratio of the two steps' multiply-adds: {through / plain:.2f}.",),
         )
+
+
+def _flops(step: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return int(counter.get_total_flops())
 
 
 def random_weights(features: str, *, folder: Path) -> Path:
