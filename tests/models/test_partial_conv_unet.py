@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from rayfill.models import build_model
+from rayfill.models.partial_conv import PartialConv2d
 from rayfill_data.errors import ConfigError
 
 
@@ -86,6 +87,24 @@ def test_network_is_the_papers(name, oracle, training):
     for (key, mine), theirs in zip(model.named_parameters(), twin.parameters(), strict=True):
         scale = theirs.grad.abs().max()
         assert (mine.grad - theirs.grad).abs().max() <= 1e-10 * scale + 1e-12, key
+
+
+@pytest.mark.parametrize("name", ["partial_conv_unet", "partial_conv_liu"])
+def test_masks_of_all_layers_are_summed_once_before_any_features(name, monkeypatch):
+    model = build_model(name, width=2, depth=3)
+    layers = [module for module in model.modules() if isinstance(module, PartialConv2d)]
+    calls = []
+    for method in ("window", "convolve"):
+        original = getattr(PartialConv2d, method)
+
+        def noted(self, *args, method=method, original=original):
+            calls.append((method, layers.index(self)))
+            return original(self, *args)
+
+        monkeypatch.setattr(PartialConv2d, method, noted)
+    model(torch.rand(2, 3, 16, 16), torch.zeros(2, 1, 16, 16))
+    order = range(len(layers))
+    assert calls == [("window", i) for i in order] + [("convolve", i) for i in order]
 
 
 def test_padding_is_unknown_not_a_picture():
