@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from rayfill.models.options import integer_problems
+from rayfill.models.options import CheckedOptions, integer_problems
 from rayfill_data.errors import ConfigError, RayfillError, unknown_name
 
 #: Label value that no loss and no metric counts.
@@ -18,20 +18,11 @@ NOTHING = "nothing"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmenterOptions:
-    """Options of every segmenter; each segmenter's own type adds its own.
-
-    Raises:
-        ConfigError: with every value that is not allowed.
-    """
+class SegmenterOptions(CheckedOptions):
+    """Options of every segmenter; each segmenter's own type adds its own."""
 
     width: int
     """Channels of the first level. 1 to 1024."""
-
-    def __post_init__(self) -> None:
-        problems = list(self.problems())
-        if problems:
-            raise ConfigError(problems)
 
     def problems(self) -> Iterator[str]:
         """Yield one sentence for every value that cannot be used."""

@@ -33,7 +33,6 @@ from rayfill_data.errors import RayfillError
 
 _DETECTOR = "maskrcnn_resnet50_fpn"
 _PYRAMID_CHANNELS = 256
-_STRIDE = 32
 _LONGEST_SIDE = 1333
 _MAX_INSTANCES = 20
 #: Groups of the semantic head's GroupNorm, or fewer where the width is smaller.
@@ -64,6 +63,11 @@ class PanopticFPNConfig(SegmenterOptions):
 
     min_side: int = 800
     """Shorter side, in pixels, that photos are resized to, 0 leaves them; weights expect 800."""
+
+    @property
+    def stride(self) -> int:
+        """Multiple that both sides of a resized image are padded to, in pixels."""
+        return 32
 
     def problems(self) -> Iterator[str]:
         """Yield one sentence for every value that cannot be used."""
@@ -197,7 +201,7 @@ class PanopticFPN(Segmenter):
         """
         check_segmenter_inputs(image, labels)
         shown = self._resize(image)
-        padded = pad_edge((shown - self.mean) / self.std, _STRIDE)
+        padded = pad_edge((shown - self.mean) / self.std, self.config.stride)
         pyramid = self.detector.backbone(padded)
         pyramid = OrderedDict((name, level.float()) for name, level in pyramid.items())
         with torch.autocast(image.device.type, enabled=False):

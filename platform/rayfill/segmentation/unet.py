@@ -34,6 +34,11 @@ class SegmentationUNetConfig(SegmenterOptions):
     balance: float = 0.0
     """How far the loss evens labels out: 0 every pixel counts alike, 1 every label. 0 to 1."""
 
+    @property
+    def stride(self) -> int:
+        """Multiple that both sides of an image are padded to, in pixels."""
+        return 1 << self.depth
+
     def problems(self) -> Iterator[str]:
         """Yield one sentence for every value that cannot be used."""
         yield from super().problems()
@@ -71,7 +76,7 @@ class SegmentationUNet(Segmenter):
         """Return logits and, with labels, ``cross_entropy``; see :meth:`Segmenter.forward`."""
         check_segmenter_inputs(image, labels)
         height, width = image.shape[-2:]
-        logits = self._network(pad_edge(image, 1 << self.config.depth))
+        logits = self._network(pad_edge(image, self.config.stride))
         logits = logits[..., :height, :width].float()
         if labels is None:
             return SegmenterOutput(logits=logits)
