@@ -32,8 +32,8 @@ _ALPHAS = tuple(
 )
 _SYSTEMS = (Variant(name="without_expansion", changes={"loss.mask_expansion": 0.0}), *_ALPHAS)
 _DATA = (
-    "rayfill prepare coco_pairs --images DIR --annotations instances.json --size {size} --repeats 6 "
-    "--out data/cache/coco_pairs{size}"
+    "rayfill prepare coco_pairs --images DIR --annotations instances.json --size {size} "
+    "--repeats 6 --out data/cache/coco_pairs{size}"
 )
 
 
@@ -108,9 +108,9 @@ EXPERIMENT = Experiment(
         )
     ),
     differences=(
-        "The report: COCO at its own size with panoptic labels, EdgeConnect-style inpainters, means "
-        "of hole-ratio buckets. The baselines are given the true masks; the joint systems find "
-        "theirs, and the true mask says only which object is meant.",
+        "The report: COCO at its own size with panoptic labels, EdgeConnect-style inpainters, "
+        "means of hole-ratio buckets. The baselines are given the true masks; the joint systems "
+        "find theirs, and the true mask says only which object is meant.",
     ),
     columns=("growth_px", "uncovered", "iou", "found"),
 )

@@ -110,6 +110,7 @@ def run_experiment(
         winner=scale.winner,
         winner_changes=experiment.winner_changes,
         baselines=experiment.baselines,
+        compare_trials=True,
         report=experiment.report,
         columns=experiment.columns,
         notes=[f"Scale {name}. {' '.join(experiment.differences)}".strip()],

@@ -67,6 +67,8 @@ class Sweep:
     """Dotted config keys that the winner's further training changes."""
     baselines: Sequence[str] = TABLE_BASELINES
     """Classical baselines that stand in the table."""
+    compare_trials: bool = False
+    """Say how each trial differs from the first, with an interval."""
     report: Sequence[ReportRow] = ()
     """Numbers of a report, shown below ours and never ranked."""
     columns: Sequence[str] = ()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from rayfill.cluster import Capacity
-from rayfill.comparison import against_baselines, over_seeds
+from rayfill.comparison import against_baselines, between_systems
 from rayfill.config import RunConfig, replace
 from rayfill.evaluate_all import (
     evaluate_baselines,
@@ -185,10 +185,16 @@ class SweepRun:
         return lpips_if_available(self.trials[0].eval)
 
     def _compared(self, winner: RunConfig | None, measured: Mapping[str, Measured]) -> list[str]:
-        best = max(self._runs(winner), key=lambda run: self._score(self._job(run)))
+        runs = self._runs(winner)
+        best = max(runs, key=lambda run: self._score(self._job(run)))
+        whole = self.trials[0].eval.select_metric in ("psnr", "ssim")
+        metrics = ("psnr", "ssim") if whole else ("hole_psnr", "hole_ssim")
+        trials = [run for run in runs if run is not winner and self.sweep.compare_trials]
         return [
-            *over_seeds(self.trials, measured=measured),
-            *against_baselines(best.name, baselines=self.sweep.baselines, measured=measured),
+            *between_systems(trials, measured=measured, metrics=metrics),
+            *against_baselines(
+                best.name, baselines=self.sweep.baselines, measured=measured, metrics=metrics
+            ),
         ]
 
     def _runs(self, winner: RunConfig | None) -> list[RunConfig]:

@@ -170,12 +170,22 @@ def test_dice_beside_its_ceiling_and_l1_are_columns_where_asked_for() -> None:
     assert "0.6077" in text
 
 
-def test_a_column_that_not_every_system_has_is_left_out() -> None:
+def test_a_column_that_was_asked_for_has_empty_cells_and_is_left_out_where_nobody_has_it() -> None:
     entries = (
         Entry(name="a", kind="trial", table=with_dice(0.58, 0.6)),
         Entry(name="b", kind="trial", table=table(1.0)),
     )
-    assert "Dice ↑" not in rows_of(board(*entries, columns=("dice",)))[0]
+    second, first = rows_of(board(*entries, columns=("dice", "growth_px")))
+    assert sorted([first["Dice ↑"], second["Dice ↑"]]) == ["", "0.5800"]
+    assert "mask growth, px" not in first
+
+
+def test_buckets_show_what_is_ranked() -> None:
+    entry = Entry(name="a", kind="trial", table=table(25.0))
+    assert "inside the hole by hole ratio" in board(entry).markdown()
+    whole = board(entry, rank_by="psnr").markdown()
+    assert "of the picture by hole ratio" in whole
+    assert "| a | 0.50 / 0.500 |" in whole
 
 
 REPORT = ReportRow(
