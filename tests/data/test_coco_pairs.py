@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from rayfill_data.coco.objects import CocoObject, CocoPhoto, from_json
 from rayfill_data.errors import ConfigError, DatasetError, ImageError
@@ -89,8 +90,6 @@ def test_the_hole_is_what_changed_and_the_rest_is_the_background(
 def test_the_target_is_a_square_of_the_photo(make_coco: Any, make_picture: Any) -> None:
     """Bit for bit: photos of one colour each stay that colour all over."""
     made = make_coco(30)
-    from PIL import Image
-
     for index in range(30):
         flat = np.full((90, 120, 3), (8 * index, 255 - 8 * index, 7), np.uint8)
         Image.fromarray(flat).save(made.images / f"{index:05d}.png")

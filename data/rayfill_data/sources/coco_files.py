@@ -252,7 +252,7 @@ def tally(names: Iterable[str]) -> str:
 
 
 def _read(options: CocoOptions, photos: dict[str, Listed], pictures: dict[str, Listed]) -> CocoSet:
-    where = options.annotations.rpartition("/")[2]
+    (where,) = list_file(options.annotations)
     try:
         data = read_file(options.annotations)
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def list_files(uri: str) -> dict[str, Listed]:
         DatasetError: no folder, or one that cannot be listed.
     """
     if not is_folder(uri):
-        raise DatasetError(f"{uri} is not a folder; give the folder that holds the pictures.")
+        raise DatasetError(f"{uri} is not a folder; give the folder that holds your pictures.")
     system, root = _opened(uri)
     try:
         infos = system.get_file_info(fs.FileSelector(root, recursive=True))
@@ -89,6 +90,8 @@ def list_files(uri: str) -> dict[str, Listed]:
         for info in infos
         if info.type == fs.FileType.File and not info.base_name.startswith(".")
     }
+    if isinstance(system, fs.LocalFileSystem):
+        found |= _broken_links(Path(root))
     return dict(sorted(found.items()))
 
 
@@ -177,6 +180,17 @@ def _digest(uri: str, name: str) -> str:
         return hashlib.sha256(read_file(uri, name)).hexdigest()
     except OSError:
         return name
+
+
+def _broken_links(root: Path) -> dict[str, Listed]:
+    """Return the links that point nowhere, which are rejected when they are read."""
+    found = {}
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = Path(folder, name)
+            if path.is_symlink() and not path.exists() and not name.startswith("."):
+                found[path.relative_to(root).as_posix()] = Listed(0, path.lstat().st_mtime_ns)
+    return found
 
 
 def _kind(uri: str) -> fs.FileType:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from rayfill_data.codec import UInt8Array
 from rayfill_data.contract import SPLITS
 from rayfill_data.copy_paste import Cutout, paste, random_cutout
 from rayfill_data.errors import DatasetError, ImageError
 from rayfill_data.masks import sample_rng
-from rayfill_data.sources.files import SUFFIXES
+from rayfill_data.sources.files import SUFFIXES, list_pictures, read_file, same_bytes
 from rayfill_data.sources.holes import MaskOptions, with_mask_files
 from rayfill_data.sources.pictures import centre, decode_at_least, render_picture
 from rayfill_data.sources.spec import HoleKind, Plan, Sample, SourceSpec, Task, is_object
@@ -31,7 +29,7 @@ class FolderOptions(MaskOptions, SplitOptions):
     """Every picture below a folder, its shorter side scaled to `size` and its centre cropped."""
 
     root: str
-    """Folder with the pictures; subfolders are searched too."""
+    """Folder or URI with the pictures; subfolders are searched too."""
 
     masks: str = "irregular"
     """Holes drawn afresh in training: irregular, lines_thin, lines_thick, strokes, boxes, square,
@@ -51,14 +49,13 @@ def plan(options: FolderOptions, seed: int) -> Plan:
     Raises:
         DatasetError: no folder, no pictures in it, or fewer than three different ones.
     """
-    root = Path(options.root).expanduser().absolute()
-    files = _pictures(root)
+    files = list_pictures(options.root)
     if not files:
         raise DatasetError(
             f"{options.root} holds no pictures; file names must end in one of "
             f"{', '.join(SUFFIXES)}."
         )
-    sources = _sources(root, files)
+    sources = same_bytes(options.root, files)
     distinct = len(set(sources.values()))
     if distinct < len(SPLITS):
         raise DatasetError(
@@ -67,7 +64,7 @@ def plan(options: FolderOptions, seed: int) -> Plan:
         )
     # A file is taken for unchanged while its size and time are: hashing every byte of a large
     # folder would cost as much as preparing it.
-    stamps = (f"{name}\0{files[name].st_size}\0{files[name].st_mtime_ns}\n" for name in files)
+    stamps = (f"{name}\0{file.size}\0{file.mtime_ns}\n" for name, file in files.items())
     digest = hashlib.sha256("".join(sorted(stamps)).encode("utf-8", "surrogateescape"))
     found = Plan(
         tasks=_tasks(sources, options, seed),
@@ -85,17 +82,16 @@ def render(task: Task, options: FolderOptions, seed: int) -> Sample:
         ImageError: bytes that are no usable picture, or one smaller than the wanted size.
         OSError: a file that vanished or may not be read.
     """
-    root = Path(options.root).expanduser().absolute()
     if task.hole_kind != "object":
-        return render_picture(str(root), task, options, size=options.size, seed=seed)
-    crop = centre(_decode(root / task.path, options.size), options.size)
+        return render_picture(options.root, task, options, size=options.size, seed=seed)
+    crop = centre(_decode(options.root, task.path, options.size), options.size)
     rng = sample_rng(seed, 0, task.sample_id)
     side = round(options.size * float(rng.uniform(0.25, 0.75)))
 
     def cut(photo: UInt8Array) -> Cutout:
         return random_cutout(photo, rng=rng, size_px=side)
 
-    pair = paste(crop, _first_usable(root, task, options.size, cut), rng=rng)
+    pair = paste(crop, _first_usable(task, options, cut), rng=rng)
     return Sample(image=pair.image, target=pair.target, hole_mask=pair.hole_mask)
 
 
@@ -105,54 +101,10 @@ FOLDER = SourceSpec(
     render=render,
     summary="a folder of your own pictures",
     needs=(
-        "--root is any folder of JPEG, PNG, WebP, BMP or TIFF pictures, subfolders included. The "
-        "split is by picture; copies of a picture share one."
+        "--root is any folder, or s3:// or gs:// URI, of JPEG, PNG, WebP, BMP or TIFF pictures, "
+        "subfolders included. The split is by picture; copies of a picture share one."
     ),
 )
-
-
-def _pictures(root: Path) -> dict[str, os.stat_result]:
-    """Return every picture file below a folder by its relative path with forward slashes."""
-    if not root.is_dir():
-        raise DatasetError(f"{root} is not a folder; give the folder that holds your pictures.")
-    found = {}
-    for folder, _, names in os.walk(root):
-        for name in names:
-            path = Path(folder, name)
-            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
-                found[path.relative_to(root).as_posix()] = _stat(path)
-    return found
-
-
-def _stat(path: Path) -> os.stat_result:
-    """Return what a link points at, or the link itself where it points nowhere."""
-    try:
-        return path.stat()
-    except OSError:
-        return path.lstat()
-
-
-def _sources(root: Path, files: dict[str, os.stat_result]) -> dict[str, str]:
-    """Map every file to the first file with the same bytes; only equal sizes are ever read."""
-    by_size: dict[int, list[str]] = defaultdict(list)
-    for name in sorted(files):
-        by_size[files[name].st_size].append(name)
-    sources = {}
-    for names in by_size.values():
-        first: dict[str, str] = {}
-        for name in names:
-            key = _digest(root / name) if len(names) > 1 else name
-            sources[name] = first.setdefault(key, name)
-    return sources
-
-
-def _digest(path: Path) -> str:
-    """Hash a file's bytes; what cannot be read is its own source and is rejected later."""
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError:
-        return str(path)
 
 
 def _tasks(sources: dict[str, str], options: FolderOptions, seed: int) -> tuple[Task, ...]:
@@ -187,15 +139,17 @@ def _donors(name: str, members: list[str], seed: int) -> tuple[str, ...]:
     return (*(donor for donor in drawn if donor != name), name)
 
 
-def _first_usable(root: Path, task: Task, size: int, cut: Callable[[UInt8Array], Cutout]) -> Cutout:
+def _first_usable(
+    task: Task, options: FolderOptions, cut: Callable[[UInt8Array], Cutout]
+) -> Cutout:
     """Cut an object out of the first donor that can be decoded; the last donor is the photo."""
     for donor in task.donors[:-1]:
         try:
-            return cut(_decode(root / donor, size))
+            return cut(_decode(options.root, donor, options.size))
         except (ImageError, OSError):
             continue  # It is listed as rejected under its own name.
-    return cut(_decode(root / task.donors[-1], size))
+    return cut(_decode(options.root, task.donors[-1], options.size))
 
 
-def _decode(path: Path, size: int) -> UInt8Array:
-    return decode_at_least(path.read_bytes(), size)
+def _decode(root: str, name: str, size: int) -> UInt8Array:
+    return decode_at_least(read_file(root, name), size)
