@@ -79,10 +79,10 @@ def accumulate_removals(
     """
     quality = MaskQuality().to(metrics.device)
     for batch in batches:
-        removal = model.remove(batch.image, object_mask=batch.hole_mask)
+        removal = model.remove(batch.image, object_mask=batch.object_mask)
         rounded = removal.composite.float().clamp(0, 1).mul(255).round().div(255)
         metrics.update(rounded, batch.target, batch.hole_mask)
-        quality.update(removal.hole_mask, batch.hole_mask)
+        quality.update(removal.hole_mask, batch.object_mask)
     table: MetricTable = metrics.compute()
     return table._replace(total={**table.total, **quality.compute()})
 

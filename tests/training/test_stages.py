@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -241,6 +242,36 @@ def test_joint_training_learns_to_find_and_a_larger_alpha_finds_more() -> None:
         assert covered > 0.9
         growth[alpha] = float(removal.hole_mask.sum() / samples.hole_mask.sum())
     assert 0.9 < growth[0.0] < growth[0.1]
+
+
+def test_a_hole_without_an_object_asks_for_an_empty_mask() -> None:
+    samples = batch(5)
+    assert samples.labels is not None
+    labels = samples.labels.clone()
+    labels[0] = 0
+    mixed = dataclasses.replace(samples, image=samples.target, labels=labels)
+    assert [bool(mask.any()) for mask in mixed.object_mask] == [False, True, True]
+    trained = recipe("joint", **{**JOINT, "loss.segmentation": 0.0, "eval.select_metric": "psnr"})
+    only = dataclasses.replace(
+        mixed,
+        image=mixed.image[:1],
+        target=mixed.target[:1],
+        hole_mask=mixed.hole_mask[:1],
+        labels=labels[:1],
+        target_labels=samples.target_labels[:1],
+        sample_id=("a",),
+    )
+    output = trained._stage(only)
+    assert not output.painted.hole_mask.any()
+    assert torch.equal(output.painted.prediction, only.image)
+    # Far outside everywhere: the loss is the mask's own mean, so all of it must go.
+    soft = trained._network.segment(only.image).softmax(dim=1)[:, 1].mean()
+    expected = (1 - trained_alpha(trained)) * soft
+    assert torch.isclose(output.terms["mask_expansion"].value, expected)
+
+
+def trained_alpha(trained: Recipe) -> float:
+    return float(trained._stage._loss.alpha)
 
 
 @pytest.mark.parametrize(

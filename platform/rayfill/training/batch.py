@@ -6,6 +6,9 @@ import dataclasses
 
 from torch import Tensor
 
+NOTHING_LABEL = 0
+IGNORED_LABEL = 255
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TensorBatch:
@@ -18,3 +21,15 @@ class TensorBatch:
     labels: Tensor | None = None  # (B, H, W) int64, of the image
     target_labels: Tensor | None = None  # (B, H, W) int64, of the target
     signed_distance: Tensor | None = None  # (B, 1, H, W), [-1, 1], of hole_mask
+
+    @property
+    def object_mask(self) -> Tensor:
+        """The holes that hold an object, ``(B, 1, H, W)``; others are empty.
+
+        A hole drawn at random over a photo has nothing in it that a segmenter could find.
+        """
+        if self.labels is None:
+            return self.hole_mask
+        named = (self.labels != NOTHING_LABEL) & (self.labels != IGNORED_LABEL)
+        inside = (named[:, None] * self.hole_mask).flatten(1).any(dim=1)
+        return self.hole_mask * inside.view(-1, 1, 1, 1)

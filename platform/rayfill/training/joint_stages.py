@@ -151,7 +151,9 @@ class JointStage(Stage):
     def forward(self, batch: TensorBatch) -> StageOutput:
         """Find the objects of a batch and fill their places."""
         (inner,) = self._inner
-        found = self._joint.find(batch.image, object_mask=batch.hole_mask, labels=labels_of(batch))
+        found = self._joint.find(
+            batch.image, object_mask=batch.object_mask, labels=labels_of(batch)
+        )
         context = found.labelled.logits.softmax(dim=1)
         if isinstance(inner, EdgeConnectStage):
             wanted = context if self._joint.needs_labels else None
@@ -182,6 +184,9 @@ class JointStage(Stage):
             distance = batch.signed_distance
             if distance is None:
                 distance = signed_distance(batch.hole_mask)
+            # Where there is no object, every pixel is far outside of one.
+            holds_object = batch.object_mask.flatten(1).any(dim=1).view(-1, 1, 1, 1)
+            distance = torch.where(holds_object, distance, torch.ones_like(distance))
             value = mask_expansion_loss(found.selected.soft, distance, alpha=self._loss.alpha)
             terms["mask_expansion"] = Term(value=value, weight=self._loss.mask_expansion)
         return terms
