@@ -17,7 +17,7 @@ Stage = Literal["inpainting", "edges", "labels", "image", "segmentation", "joint
 SelectMetric = Literal["hole_psnr", "hole_ssim", "psnr", "ssim", "edge_f1", "label_accuracy", "iou"]
 
 #: What each stage of training measures on the validation split, for ranking; the first is usual.
-STAGE_METRICS: dict[str, tuple[str, ...]] = {
+STAGE_METRICS: dict[Stage, tuple[SelectMetric, ...]] = {
     "inpainting": ("hole_psnr", "hole_ssim", "psnr", "ssim"),
     "image": ("hole_psnr", "hole_ssim", "psnr", "ssim"),
     "edges": ("edge_f1",),

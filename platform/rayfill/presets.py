@@ -9,7 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 
-from rayfill.config import DataConfig, LossConfig, ModelConfig, RunConfig, TrainConfig
+from rayfill.config import (
+    STAGE_METRICS,
+    DataConfig,
+    EvalConfig,
+    LossConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+)
+from rayfill.config_sections import Stage
 from rayfill_data.errors import ConfigError, unknown_name
 
 _PLAIN = TrainConfig(schedule="constant", warmup_steps=0, grad_clip_norm=0.0, ema_decay=0.0)
@@ -123,6 +132,39 @@ def _p5(name: str, *, model: str) -> RunConfig:
     )
 
 
+def _p2(name: str, *, stage: Stage) -> RunConfig:
+    """Return a stage of P2: EdgeConnect's three inpainters and Panoptic FPN, each alone, then all.
+
+    Source: report P2 (Shimosato and Ukita, TTI): Adam, learning rate 1e-5, batch 4, its weights of
+    all losses, alpha 0.03. Open in it: the lengths (50 epochs), and the learning rate of the stages
+    before (1e-4, that of Nazeri et al. 2019, arXiv:1901.00212, whose networks they are). They are
+    meant in the order of the table, each from the bundle of the one before.
+    """
+    return RunConfig(
+        name=name,
+        data=_NOT_VARIED,
+        model=ModelConfig(
+            name="joint",
+            inpainter="edgeconnect",
+            width=64,
+            hole_fill="zero",
+            output="direct",
+            label_maps=True,
+            segmenter="panoptic_fpn",
+            segmenter_width=128,
+        ),
+        loss=LossConfig(terms="p2", alpha=0.03),
+        train=dataclasses.replace(
+            _PLAIN,
+            stage=stage,
+            epochs=50,
+            batch_size=4,
+            learning_rate=1e-5 if stage == "joint" else 1e-4,
+        ),
+        eval=EvalConfig(select_metric=STAGE_METRICS[stage][0]),
+    )
+
+
 _P3_UNET = ModelConfig(
     name="unet", width=64, depth=4, hole_fill="zero", output="direct", mask_channel=False
 )
@@ -146,6 +188,23 @@ PRESETS: dict[str, Preset] = {
     "p1-attention-unet-perceptual": Preset(
         config=_p1("p1-attention-unet-perceptual", model="attention_unet", loss="perceptual"),
         summary="Attention U-Net, VGG19 features, 50 epochs",
+    ),
+    "p2-segmentation": Preset(
+        config=_p2("p2-segmentation", stage="segmentation"), summary="Panoptic FPN, from COCO"
+    ),
+    "p2-edges": Preset(
+        config=_p2("p2-edges", stage="edges"), summary="edge inpainter", needs_init=True
+    ),
+    "p2-labels": Preset(
+        config=_p2("p2-labels", stage="labels"), summary="segmentation inpainter", needs_init=True
+    ),
+    "p2-image": Preset(
+        config=_p2("p2-image", stage="image"), summary="image inpainter", needs_init=True
+    ),
+    "p2-joint": Preset(
+        config=_p2("p2-joint", stage="joint"),
+        summary="all of it through the mask, with the mask-expansion loss",
+        needs_init=True,
     ),
     "p3-unet": Preset(
         config=_p3("p3-unet", model=_P3_UNET), summary="U-Net of 31,037,763 parameters, MSE"

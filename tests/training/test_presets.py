@@ -48,6 +48,20 @@ def test_presets_say_what_their_reports_say(name, model, loss, epochs, batch, ra
     assert config.train.learning_rate == rate
 
 
+def test_p2_has_the_report_s_weights_and_stages_in_order():
+    stages = [(name, PRESETS[name].config) for name in PRESETS if name.startswith("p2-")]
+    assert [config.train.stage for _, config in stages] == [
+        "segmentation", "edges", "labels", "image", "joint",
+    ]  # fmt: skip
+    joint = PRESETS["p2-joint"].config
+    assert (joint.train.learning_rate, joint.train.batch_size) == (1e-5, 4)
+    assert (joint.loss.alpha, joint.loss.mask_expansion) == (0.03, 1000)
+    assert parse_loss(joint.loss.terms) == {
+        "hole_mean_l1": 1, "gan": 0.1, "feature_matching": 0.1, "gan_style": 250,
+    }  # fmt: skip
+    assert [PRESETS[name].needs_init for name, _ in stages] == [False, True, True, True, True]
+
+
 def test_the_unet_of_p3_has_the_reports_parameters():
     model = PRESETS["p3-unet"].config.model
     with torch.device("meta"):
