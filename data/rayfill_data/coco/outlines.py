@@ -135,7 +135,8 @@ def _finite(value: Any) -> bool:
 def _area(points: npt.NDArray[np.float64]) -> float:
     """Return the area of a polygon (shoelace formula)."""
     x, y = points.T
-    return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+    along = np.dot(x[:-1], y[1:]) - np.dot(y[:-1], x[1:])
+    return abs(float(along + x[-1] * y[0] - y[-1] * x[0])) / 2
 
 
 def _runs_box(first: npt.NDArray[np.int64], last: npt.NDArray[np.int64], height: int) -> Box:

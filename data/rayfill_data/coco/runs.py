@@ -25,10 +25,11 @@ def uncompressed(text: bytes) -> Runs:
     Raises:
         OutlineError: a character outside the alphabet, or a number that never ends.
     """
-    sixes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
+    # Characters below the alphabet wrap around to numbers above it.
+    sixes = (np.frombuffer(text, np.uint8) - np.uint8(48)).astype(np.int64)
     if not len(sixes):
         return np.zeros(0, np.int64)
-    if sixes.min() < 0 or sixes.max() > 63 or sixes[-1] & 32:
+    if sixes.max() > 63 or sixes[-1] & 32:
         raise OutlineError("its compressed run lengths are garbage.")
     ends = np.flatnonzero(sixes & 32 == 0)
     starts = np.concatenate([[0], ends[:-1] + 1])
