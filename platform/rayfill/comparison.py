@@ -11,7 +11,7 @@ from rayfill.config import RunConfig, to_dict
 from rayfill.evaluation import Measured
 from rayfill.significance import paired_difference
 
-_UNITS = {"psnr": " dB", "hole_psnr": " dB"}
+_UNITS = {"psnr": " dB", "hole_psnr": " dB", "removal_psnr": " dB"}
 
 
 def against_baselines(
@@ -25,6 +25,7 @@ def against_baselines(
     return [
         f"{name} - {baseline}: {_differences([name], [baseline], measured, metrics)}"
         for baseline in baselines
+        if all(metric in measured[baseline].values for metric in metrics)
     ]
 
 

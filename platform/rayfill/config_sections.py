@@ -14,7 +14,17 @@ OutputKind = Literal["direct", "residual"]
 Schedule = Literal["constant", "cosine", "step"]
 Precision = Literal["auto", "fp32", "bf16"]
 Stage = Literal["inpainting", "edges", "labels", "image", "segmentation", "joint"]
-SelectMetric = Literal["hole_psnr", "hole_ssim", "psnr", "ssim", "edge_f1", "label_accuracy", "iou"]
+SelectMetric = Literal[
+    "hole_psnr",
+    "hole_ssim",
+    "psnr",
+    "ssim",
+    "removal_psnr",
+    "removal_ssim",
+    "edge_f1",
+    "label_accuracy",
+    "iou",
+]
 
 #: What each stage of training measures on the validation split, for ranking; the first is usual.
 STAGE_METRICS: dict[Stage, tuple[SelectMetric, ...]] = {
@@ -23,7 +33,7 @@ STAGE_METRICS: dict[Stage, tuple[SelectMetric, ...]] = {
     "edges": ("edge_f1",),
     "labels": ("label_accuracy",),
     "segmentation": ("iou",),
-    "joint": ("psnr", "ssim", "hole_psnr", "hole_ssim", "iou"),
+    "joint": ("removal_psnr", "removal_ssim", "iou"),
 }
 
 #: The name that stands for the photographs bundled with the dependencies, prepared on first use.
@@ -333,8 +343,8 @@ class EvalConfig:
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     select_metric: SelectMetric = "hole_psnr"
-    """Validation metric (higher is better) by which checkpoints and trials are ranked; stages that
-    train no inpainter have their own: edge_f1, label_accuracy, iou."""
+    """Validation metric (higher is better) by which checkpoints and trials are ranked; stages
+    other than inpainting have their own: edge_f1, label_accuracy, iou, removal_psnr."""
     lpips_network: Literal["squeeze", "alex", "vgg"] = "alex"
     """Network of the LPIPS metric."""
     lpips_weights_path: str | None = None

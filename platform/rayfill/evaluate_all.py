@@ -21,15 +21,11 @@ TABLE_BASELINES = ("telea", "navier_stokes", "push_pull", "harmonic")
 def evaluate_bundles(
     bundles: Mapping[str, str], *, arrays: SplitArrays, lpips: LpipsMetric | None
 ) -> dict[str, Measured]:
-    """Return the metrics of trained models by name; those trained jointly find their holes."""
-    measured = {}
-    for name, uri in bundles.items():
-        bundle = load_bundle(uri)
-        stage = bundle.extra.get("run", {}).get("train", {}).get("stage")
-        measured[name] = evaluate(
-            bundle.model, arrays=arrays, lpips=lpips, finds_holes=stage == "joint"
-        )
-    return measured
+    """Return the metrics of trained models by name."""
+    return {
+        name: evaluate(load_bundle(uri).model, arrays=arrays, lpips=lpips)
+        for name, uri in bundles.items()
+    }
 
 
 def evaluate_baselines(

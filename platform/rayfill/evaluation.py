@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 #: ``predict(image, hole_mask) -> prediction``: a model's forward, a recipe's, a baseline's.
 Predict = Callable[[Tensor, Tensor], Tensor]
+
+T = TypeVar("T")
+
+#: What is measured of pictures whose holes a joint model found; without a true hole to look into.
+_REMOVAL_METRICS = ("psnr", "ssim", "lpips")
 
 
 def accumulate(
@@ -73,9 +78,15 @@ def accumulate_removals(
 ) -> MetricTable:
     """Return the metrics of what a joint model makes of photos, finding the holes by itself.
 
-    The true masks say which object is meant, and where ``hole_`` metrics look; an object that was
-    not found, or remains of it outside the found hole, stay in the composite and count. The total
-    has the scores of :class:`rayfill.metrics.mask_quality.MaskQuality` as well.
+    ``removal_psnr`` and so on: of whole pictures, in total and by the true hole's share. The true
+    masks say which object is meant; an object that was not found, or remains of it outside the
+    found hole, stay in the composite and count. The total has the scores of
+    :class:`rayfill.metrics.mask_quality.MaskQuality` as well.
+
+    Args:
+        model: in eval mode.
+        batches: with labels; a hole in which there is no object is none.
+        metrics: takes the samples.
     """
     quality = MaskQuality().to(metrics.device)
     for batch in batches:
@@ -84,7 +95,15 @@ def accumulate_removals(
         metrics.update(rounded, batch.target, batch.hole_mask)
         quality.update(removal.hole_mask, batch.object_mask)
     table: MetricTable = metrics.compute()
-    return table._replace(total={**table.total, **quality.compute()})
+    return MetricTable(
+        total={**_removal(table.total), **quality.compute()},
+        buckets={bucket: _removal(scores) for bucket, scores in table.buckets.items()},
+    )
+
+
+def _removal(scores: Mapping[str, T]) -> dict[str, T]:
+    """Return the metrics of whole pictures under names of their own."""
+    return {f"removal_{name}": scores[name] for name in _REMOVAL_METRICS if name in scores}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +122,12 @@ def evaluate(
     device: torch.device | None = None,
     batch_size: int = 32,
     lpips: LpipsMetric | None = None,
-    finds_holes: bool = False,
     expand_px: int = 0,
 ) -> Measured:
     """Return the metrics of a system over a split.
+
+    A joint model is given the holes like any other, and, on a split with labels, measured a second
+    time finding them by itself, see :func:`accumulate_removals`.
 
     Args:
         predict: A model (used in eval mode), or any function of the same form.
@@ -114,7 +135,6 @@ def evaluate(
         device: Where to compute; None is the CPU.
         batch_size: Samples at a time.
         lpips: Also measure LPIPS with this network.
-        finds_holes: Let a joint model find its holes instead of giving it the true ones.
         expand_px: Give holes grown by so many pixels, or shrunk if below 0.
 
     Raises:
@@ -125,16 +145,26 @@ def evaluate(
     device = device or torch.device("cpu")
     if isinstance(predict, nn.Module):
         predict = predict.to(device).eval()
-    batches = evaluation_batches(arrays, batch_size=batch_size)
+
+    def batches() -> Iterator[TensorBatch]:
+        for batch in evaluation_batches(arrays, batch_size=batch_size):
+            yield to_device(batch, device=device)
+
     metrics = InpaintingMetrics(lpips=lpips, keep_values=True).to(device)
-    moved = (to_device(batch, device=device) for batch in batches)
     with torch.inference_mode():
-        if finds_holes:
-            assert isinstance(predict, JointModel)
-            table = accumulate_removals(predict, moved, metrics=metrics)
-        else:
-            table = accumulate(predict, moved, metrics=metrics, expand_px=expand_px)
-    return Measured(table=table, values=metrics.sample_values())
+        table = accumulate(predict, batches(), metrics=metrics, expand_px=expand_px)
+        values = metrics.sample_values()
+        if isinstance(predict, JointModel) and arrays.labels is not None:
+            metrics.reset()
+            own = accumulate_removals(predict, batches(), metrics=metrics)
+            values |= _removal(metrics.sample_values())
+            table = MetricTable(
+                total=table.total | own.total,
+                buckets={
+                    name: scores | own.buckets[name] for name, scores in table.buckets.items()
+                },
+            )
+    return Measured(table=table, values=values)
 
 
 def protocol(dataset: PreparedDataset, *, split: str, lpips_network: str | None) -> dict[str, str]:

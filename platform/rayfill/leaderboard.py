@@ -32,6 +32,8 @@ _COLUMNS = {
     "l1": _Column(title="L1 ↓", digits=4, usual=False),
     "dice": _Column(title="Dice ↑", digits=4, usual=False),
     "dice_ceiling": _Column(title="Dice ceiling", digits=4, usual=False),
+    "removal_psnr": _Column(title="PSNR removal ↑", digits=2, usual=False),
+    "removal_ssim": _Column(title="SSIM removal ↑", digits=4, usual=False),
     "growth_px": _Column(title="mask growth, px", digits=2, usual=False),
     "uncovered": _Column(title="uncovered ↓", digits=4, usual=False),
     "found": _Column(title="found ↑", digits=3, usual=False),
@@ -93,8 +95,8 @@ class Leaderboard:
         """Return the entries, best first; those without a finite score last."""
 
         def key(entry: Entry) -> float:
-            mean = entry.table.total[self.rank_by].mean
-            return mean if math.isfinite(mean) else -math.inf
+            score = entry.table.total.get(self.rank_by)
+            return score.mean if score and math.isfinite(score.mean) else -math.inf
 
         return sorted(self.entries, key=key, reverse=True)
 
@@ -191,22 +193,27 @@ class Leaderboard:
         return header, rows
 
     def _bucket_metrics(self) -> tuple[str, str]:
-        """Return what is shown by hole ratio: of the hole, unless whole pictures are ranked."""
-        return ("psnr", "ssim") if self.rank_by in ("psnr", "ssim") else ("hole_psnr", "hole_ssim")
+        """Return what is shown by hole ratio: PSNR and SSIM of what is ranked."""
+        where = self.rank_by.removesuffix("psnr").removesuffix("ssim")
+        return f"{where}psnr", f"{where}ssim"
 
     def _bucket_title(self) -> str:
-        where = "of the picture" if self.rank_by in ("psnr", "ssim") else "inside the hole"
-        return f"PSNR / SSIM {where} by hole ratio (percent)"
+        where = {"psnr": "of the picture", "removal_psnr": "after removal"}
+        shown = where.get(self._bucket_metrics()[0], "inside the hole")
+        return f"PSNR / SSIM {shown} by hole ratio (percent)"
 
     def _bucket_cells(self) -> tuple[list[str], list[list[str]]]:
         # Every system is measured on the same samples; those filled perfectly count too.
         psnr, ssim = self._bucket_metrics()
-        scores = {b: s[psnr] for b, s in self.entries[0].table.buckets.items()}
+        first = next(e for e in self.ranked() if psnr in e.table.total)
+        scores = {b: s[psnr] for b, s in first.table.buckets.items()}
         counts = {bucket: score.n + score.n_infinite for bucket, score in scores.items()}
         filled = [bucket for bucket, count in counts.items() if count]
         header = ["system", *filled]
         rows = [["n", *(str(counts[bucket]) for bucket in filled)]]
         for entry in self.ranked():
+            if psnr not in entry.table.total:
+                continue
             means = [entry.table.buckets[bucket] for bucket in filled]
             cells = [f"{_number(s[psnr].mean, 2)} / {_number(s[ssim].mean, 3)}" for s in means]
             rows.append([entry.name, *cells])

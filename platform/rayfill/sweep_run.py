@@ -187,8 +187,8 @@ class SweepRun:
     def _compared(self, winner: RunConfig | None, measured: Mapping[str, Measured]) -> list[str]:
         runs = self._runs(winner)
         best = max(runs, key=lambda run: self._score(self._job(run)))
-        whole = self.trials[0].eval.select_metric in ("psnr", "ssim")
-        metrics = ("psnr", "ssim") if whole else ("hole_psnr", "hole_ssim")
+        where = self.trials[0].eval.select_metric.removesuffix("psnr").removesuffix("ssim")
+        metrics = (f"{where}psnr", f"{where}ssim")
         trials = [run for run in runs if run is not winner and self.sweep.compare_trials]
         return [
             *between_systems(trials, measured=measured, metrics=metrics),

@@ -68,7 +68,7 @@ STAGES: dict[str, tuple[str, dict[str, Any], set[str], set[str]]] = {
     ),
     "joint": (
         "joint",
-        {**JOINT, "eval.select_metric": "psnr"},
+        {**JOINT, "eval.select_metric": "removal_psnr"},
         {"segmenter", "inpainter"},
         {"edges", "labels", "picture"},
     ),
@@ -176,7 +176,7 @@ def test_picture_losses_reach_the_segmenter_through_any_inpainter(inpainter: str
             "model.segmenter_width": 4,
             "loss.mask_expansion": 0.0,
             "loss.segmentation": 0.0,
-            "eval.select_metric": "psnr",
+            "eval.select_metric": "removal_psnr",
         },
     )
     output = trained._stage(batch(1))
@@ -191,7 +191,7 @@ def test_picture_losses_reach_the_segmenter_through_any_inpainter(inpainter: str
 
 def test_the_hole_that_is_filled_is_the_one_the_gradient_flows_through() -> None:
     samples = batch(2)
-    model = recipe("joint", **{**JOINT, "eval.select_metric": "psnr"})._network
+    model = recipe("joint", **{**JOINT, "eval.select_metric": "removal_psnr"})._network
     assert isinstance(model, JointModel)
     found = model.find(samples.image, object_mask=samples.hole_mask)
     assert set(found.hole_mask.detach().unique().tolist()) <= {0.0, 1.0}
@@ -224,7 +224,7 @@ def test_joint_training_learns_to_find_and_a_larger_alpha_finds_more() -> None:
                 "model.segmenter_width": 6,
                 "model.segmenter_depth": 2,
                 "loss.alpha": alpha,
-                "eval.select_metric": "psnr",
+                "eval.select_metric": "removal_psnr",
                 "train.schedule": "constant",
                 "train.learning_rate": 0.01,
                 "train.ema_decay": 0.0,
@@ -251,7 +251,9 @@ def test_a_hole_without_an_object_asks_for_an_empty_mask() -> None:
     labels[0] = 0
     mixed = dataclasses.replace(samples, image=samples.target, labels=labels)
     assert [bool(mask.any()) for mask in mixed.object_mask] == [False, True, True]
-    trained = recipe("joint", **{**JOINT, "loss.segmentation": 0.0, "eval.select_metric": "psnr"})
+    trained = recipe(
+        "joint", **{**JOINT, "loss.segmentation": 0.0, "eval.select_metric": "removal_psnr"}
+    )
     only = dataclasses.replace(
         mixed,
         image=mixed.image[:1],
