@@ -66,6 +66,19 @@ EXPERIMENT = Experiment(
         eval=EvalConfig(select_metric="removal_psnr"),
     ),
     scales={
+        "smoke": Scale(
+            space={"system": (_SYSTEMS[0], _SYSTEMS[2])},
+            changes={
+                "model.label_names": ("nothing", "object"),
+                "model.inpainter": "unet",
+                "model.width": 6,
+                "model.segmenter_width": 8,
+                "model.segmenter_depth": 3,
+                "train.epochs": 2,
+                "tracking.pictures": 2,
+            },
+            phases=_phases(epochs=3, batch_size=16, segmenter_rate=3e-3),
+        ),
         "small": Scale(
             space={"system": _SYSTEMS},
             changes={
