@@ -62,5 +62,6 @@ def samples_parquet(measured: Mapping[str, Measured], *, arrays: SplitArrays) ->
         for name, found in measured.items()
     ]
     buffer = io.BytesIO()
-    pq.write_table(pa.concat_tables(parts), buffer, compression="zstd")
+    table = pa.concat_tables(parts, promote_options="default")  # not all have every metric
+    pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
