@@ -44,7 +44,7 @@ EXPERIMENT = Experiment(
         "learning rate and sizes of squares are not given, here 64 (32 at scale small), 1e-3 and "
         "an eighth to a half of the side.",
     ),
-    columns=("dice", "dice_ceiling"),
+    columns=("hole_psnr", "hole_ssim", "dice", "dice_ceiling"),
     baselines=("telea", "navier_stokes", "mean", "harmonic"),
 )
 

@@ -57,7 +57,7 @@ EXPERIMENT = Experiment(
         "The report: 256x256, other photos, whole pictures measured, on its validation set; "
         "standard deviations 3.96 dB and 0.0854. Epochs and holes are not given.",
     ),
-    columns=("l1",),
+    columns=("hole_psnr", "hole_ssim", "psnr", "ssim", "l1"),
     winner_changes={"model.freeze_encoder_norm": True},
 )
 

@@ -55,8 +55,8 @@ def test_seeds_that_disagree_widen_the_interval() -> None:
 
 
 def test_samples_without_a_value_are_left_out_of_both() -> None:
-    first = np.array([1.0, np.nan, 3.0, np.inf])
-    found = paired_difference(first, np.array([0.0, 0.0, 2.0, 5.0]))
+    first = np.array([1.0, np.nan, 3.0, np.inf, np.inf])
+    found = paired_difference(first, np.array([0.0, 0.0, 2.0, 5.0, np.inf]))
     assert found.num_samples == 2
     assert found.mean == 1.0
     assert str(found) == "+1.000 [+1.000, +1.000]"

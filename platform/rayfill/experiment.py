@@ -51,7 +51,7 @@ class Experiment:
     differences: Sequence[str] = ()
     """How its protocol differs from ours, a sentence each."""
     columns: Sequence[str] = ()
-    """Metrics to show beside the usual ones."""
+    """Metrics to show instead of the usual ones."""
     baselines: Sequence[str] = TABLE_BASELINES
     winner_changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Dotted config keys that the second phase changes."""

@@ -80,7 +80,7 @@ class Leaderboard:
     notes: Sequence[str] = ()
     """What was left out or went wrong, a sentence each."""
     columns: Sequence[str] = ()
-    """Metrics to show beside the usual ones, such as l1, dice and dice_ceiling, or growth_px and
+    """Metrics to show instead of the usual ones, such as dice beside dice_ceiling, or growth_px and
     uncovered of models that find the holes themselves."""
     report: Sequence[ReportRow] = ()
     """What reports print of their own systems; it stands below the entries."""
@@ -107,7 +107,10 @@ class Leaderboard:
         for column in header:
             left = column in ("system", "kind")
             justify: JustifyMethod = "left" if left else "right"
-            table.add_column(column, justify=justify, no_wrap=not left, overflow="fold")
+            width = 14 if column == "system" else None
+            table.add_column(
+                column, justify=justify, no_wrap=not left, overflow="fold", min_width=width
+            )
         kind = header.index("kind")
         for number, row in enumerate(rows, start=1):
             style = {"winner": "bold", "report": "dim"}.get(row[kind])
@@ -162,19 +165,15 @@ class Leaderboard:
         return [*self.notes, *(f"{row.name}: {row.note}" for row in self.report if row.note)]
 
     def _shown(self) -> list[str]:
-        """Return the metrics that are columns: the usual ones where every entry has them.
+        """Return the metrics that are columns: the usual ones that every entry has, or those asked.
 
-        What is asked for, or what a report gives, may stand beside empty cells.
+        What is asked for that any entry has, or what a report gives, may stand beside empty cells.
         """
         reported = {metric for row in self.report for metric in row.values}
         known = [set(entry.table.total) for entry in self.entries]
-        return [
-            metric
-            for metric, column in _COLUMNS.items()
-            if metric in reported
-            or (metric in self.columns and any(metric in names for names in known))
-            or (column.usual and all(metric in names for names in known))
-        ]
+        usual = {m for m, column in _COLUMNS.items() if column.usual and all(m in k for k in known)}
+        asked = {m for m in self.columns if any(m in names for names in known)}
+        return [m for m in _COLUMNS if m in reported | (asked if self.columns else usual)]
 
     def _cells(self) -> tuple[list[str], list[list[str]]]:
         shown = self._shown()

@@ -64,8 +64,8 @@ def paired_difference(
             f"Two systems were measured on {one.shape} and {other.shape} seeds and samples: "
             "measure both on the same split with the same seeds."
         )
-    differences = one - other
-    differences = differences[:, np.isfinite(differences).all(axis=0)]  # (S, N)
+    finite = (np.isfinite(one) & np.isfinite(other)).all(axis=0)
+    differences = one[:, finite] - other[:, finite]  # (S, N)
     num_seeds, num_samples = differences.shape
     if not num_samples:
         raise RayfillError("There is no sample on which both systems have a finite value.")

@@ -72,7 +72,7 @@ class Sweep:
     report: Sequence[ReportRow] = ()
     """Numbers of a report, shown below ours and never ranked."""
     columns: Sequence[str] = ()
-    """Metrics to show beside the usual ones."""
+    """Metrics to show instead of the usual ones."""
     notes: Sequence[str] = ()
     """What a reader of the table must know, a sentence each."""
     resume: bool = False

@@ -18,7 +18,7 @@ from rayfill.segmentation.base import (
     SegmenterOutput,
     check_segmenter_inputs,
 )
-from rayfill.segmentation.losses import label_cross_entropy
+from rayfill.segmentation.losses import balanced_cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,9 @@ class SegmentationUNetConfig(SegmenterOptions):
     depth: int = 4
     """Number of 2x2 poolings, 1 to 7; a pixel's label depends on 13 * 2**depth - 8 pixels."""
 
-    balance: float = 0.0
-    """How far the loss evens labels out: 0 every pixel counts alike, 1 every label. 0 to 1."""
+    balance: float = 0.5
+    """How far the loss evens labels out: 0 every pixel counts alike, 1 every label. 0.5 leaves fewer
+    object pixels out at the same overlap."""
 
     @property
     def stride(self) -> int:
@@ -50,7 +51,7 @@ class SegmentationUNetConfig(SegmenterOptions):
 class SegmentationUNet(Segmenter):
     """The double convolutions of :class:`rayfill.models.UNet` from photo to label logits.
 
-    Loss: ``cross_entropy``, see :func:`rayfill.segmentation.losses.label_cross_entropy`. A label
+    Loss: ``cross_entropy``, see :func:`rayfill.segmentation.losses.balanced_cross_entropy`. A label
     depends on ``13 * 2**depth - 8`` pixels across: 200 at depth 4. Sizes are padded at the right
     and bottom, by repeating the edge, to a multiple of ``2**depth``.
 
@@ -80,7 +81,7 @@ class SegmentationUNet(Segmenter):
         logits = logits[..., :height, :width].float()
         if labels is None:
             return SegmenterOutput(logits=logits)
-        loss = label_cross_entropy(logits, labels, balance=self.config.balance)
+        loss = balanced_cross_entropy(logits, labels, balance=self.config.balance)
         return SegmenterOutput(logits=logits, losses={"cross_entropy": loss})
 
     def _network(self, x: Tensor) -> Tensor:
