@@ -33,7 +33,8 @@ class Scale:
     data: str = ""
     """The command that prepares the dataset; empty where the bundled photographs serve."""
     phases: Sequence[Variant] = ()
-    """Runs trained one after the other before the trials, which start from the last."""
+    """Runs trained one after the other before the trials, which start from the last; left out where
+    ``--train.init-from`` names a bundle to start from."""
     winner: WinnerOptions = WinnerOptions(epochs=0)
     """The second phase: how the best trial is trained on."""
 
@@ -105,7 +106,8 @@ def run_experiment(
     sweep = Sweep(
         base=given.config,
         space=scale.space,
-        phases=scale.phases,
+        # A bundle to start from stands in for what the phases would make.
+        phases=() if given.config.train.init_from else scale.phases,
         options=SweepOptions(scheduler="none"),  # a table needs every trial to its end
         winner=scale.winner,
         winner_changes=experiment.winner_changes,
