@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -233,3 +235,33 @@ def test_other_shapes_and_thresholds_are_refused():
             straight_through(logits, threshold=threshold)
         with pytest.raises(ConfigError, match="threshold is"):
             select_by_overlap(logits, label=1, truth=as_batch(LEFT, LEFT), threshold=threshold)
+
+
+def test_thousands_of_specks_cost_little_memory():
+    """What a poor segmenter says of noise: 16,384 objects in one photo."""
+    side = 256
+    logits = torch.full((1, 2, side, side), -4.0)
+    logits[:, 0] = 0.0
+    logits[:, 1, ::2, ::2] = 4.0
+    tracemalloc.start()
+    selected = select_by_clicks(logits, clicks=[[100, 50, 1], [3, 3, 0]])
+    by_truth = select_by_overlap(logits, label=1, truth=selected.hard)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert selected.hard.nonzero().tolist() == [[0, 0, 50, 100]]
+    assert torch.equal(by_truth.hard, selected.hard)
+    assert peak < 16 * 2**20, "a mask for each of them would be 1 GiB"
+
+
+def test_pixels_as_near_to_two_objects_fall_to_the_same_one_every_time():
+    logits = logits_of(box(2, 22, 3, 11) | box(3, 21, 20, 33))
+    clicks = [[5, 10, 1]]
+    first = select_by_clicks(logits, clicks=clicks).soft
+    left = box(2, 22, 3, 11).numpy()
+    right = box(3, 21, 20, 33).numpy()
+    distances = [distance_transform_edt(~mask) for mask in (left, right)]
+    nearer = torch.from_numpy(np.rint(distances[0] ** 2) <= np.rint(distances[1] ** 2))
+    assert torch.equal(first, logits.softmax(dim=1)[:, 1:] * nearer)
+    for size in range(1, 60):
+        _elsewhere = np.empty(size * 13, np.uint8)  # moves what is allocated next
+        assert torch.equal(select_by_clicks(logits, clicks=clicks).soft, first)

@@ -32,8 +32,8 @@ class SegmentationUNetConfig(SegmenterOptions):
     """Number of 2x2 poolings, 1 to 7; a pixel's label depends on 13 * 2**depth - 8 pixels."""
 
     balance: float = 0.5
-    """How far the loss evens labels out: 0 every pixel counts alike, 1 every label. 0.5 leaves fewer
-    object pixels out at the same overlap."""
+    """How far the loss evens labels out: 0 every pixel counts alike, 1 every label. More leaves
+    fewer pixels of objects out of the mask, and takes more of their surroundings in."""
 
     @property
     def stride(self) -> int:
