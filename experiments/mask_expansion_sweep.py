@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import _source_roots  # noqa: F401  (must come before rayfill)
+from _coco_pairs import EDGECONNECT, prepare_command
 
 from rayfill.cli import guarded
 from rayfill.config import (
@@ -31,10 +32,6 @@ _ALPHAS = tuple(
     for alpha in (0.01, 0.03, 0.05, 0.07)
 )
 _SYSTEMS = (Variant(name="without_expansion", changes={"loss.mask_expansion": 0.0}), *_ALPHAS)
-_DATA = (
-    "rayfill prepare coco_pairs --images DIR --annotations instances.json --size {size} "
-    "--repeats 6 --out data/cache/coco_pairs{size}"
-)
 
 
 def _phases(*, epochs: int, batch_size: int, segmenter_rate: float) -> tuple[Variant, ...]:
@@ -87,28 +84,19 @@ EXPERIMENT = Experiment(
                 "train.learning_rate": 5e-4,
             },
             phases=_phases(epochs=20, batch_size=16, segmenter_rate=3e-3),
-            data=_DATA.format(size=64),
+            data=prepare_command(64),
         ),
         "paper": Scale(
             space={"system": _SYSTEMS},
             changes={
+                **EDGECONNECT,
                 "model.inpainter": "edgeconnect",
                 "model.label_maps": True,
-                "model.width": 64,
-                "model.hole_fill": "zero",
-                "model.output": "direct",
                 "model.segmenter": "panoptic_fpn",
-                "loss.terms": "p2",
-                "train.epochs": 50,
-                "train.batch_size": 4,
                 "train.learning_rate": 1e-5,
-                "train.schedule": "constant",
-                "train.warmup_steps": 0,
-                "train.grad_clip_norm": 0.0,
-                "train.ema_decay": 0.0,
             },
             phases=_phases(epochs=50, batch_size=4, segmenter_rate=1e-4),
-            data=_DATA.format(size=256),
+            data=prepare_command(256),
         ),
     },
     report=tuple(

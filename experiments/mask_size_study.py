@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import _source_roots  # noqa: F401  (must come before rayfill)
+from _coco_pairs import EDGECONNECT, prepare_command
 
 from rayfill.baselines import BASELINES
 from rayfill.bundle import load_bundle
@@ -25,10 +26,6 @@ from rayfill_data.reader import PreparedDataset
 
 _EXPANSIONS_PX = (-2, 0, 2, 4, 6, 8)
 _SPACE = {"model.name": ("attention_unet",)}
-_DATA = (
-    "rayfill prepare coco_pairs --images DIR --annotations instances.json --size {size} "
-    "--repeats 6 --out data/cache/coco_pairs{size}"
-)
 
 EXPERIMENT = Experiment(
     base=RunConfig(
@@ -42,20 +39,11 @@ EXPERIMENT = Experiment(
         "smoke": Scale(
             space=_SPACE, changes={"model.width": 4, "train.epochs": 2, "tracking.pictures": 2}
         ),
-        "small": Scale(space=_SPACE, changes={"train.epochs": 12}, data=_DATA.format(size=128)),
+        "small": Scale(space=_SPACE, changes={"train.epochs": 12}, data=prepare_command(128)),
         "paper": Scale(
             space={"model.name": ("edgeconnect",)},
-            changes={
-                "model.name": "edgeconnect",
-                "model.width": 64,
-                "model.hole_fill": "zero",
-                "model.output": "direct",
-                "loss.terms": "p2",
-                "train.epochs": 50,
-                "train.batch_size": 4,
-                "train.learning_rate": 1e-4,
-            },
-            data=_DATA.format(size=256),
+            changes={**EDGECONNECT, "model.name": "edgeconnect"},
+            data=prepare_command(256),
         ),
     },
     differences=(

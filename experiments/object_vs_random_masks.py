@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 import _source_roots  # noqa: F401  (must come before rayfill)
+from _coco_pairs import EDGECONNECT, prepare_command
 
 from rayfill.cli import guarded
 from rayfill.config import DataConfig, EvalConfig, ModelConfig, RunConfig, TrainConfig
@@ -24,10 +25,6 @@ _SPACE = {
         Variant(name="object_masks", changes={"data.masks": None}),
     ),
 }
-_DATA = (
-    "rayfill prepare coco_pairs --images DIR --annotations instances.json --size {size} "
-    "--repeats 6 --out data/cache/coco_pairs{size}"
-)
 
 EXPERIMENT = Experiment(
     base=RunConfig(
@@ -42,24 +39,11 @@ EXPERIMENT = Experiment(
             space=_SPACE | {"train.seed": (0,)},
             changes={"model.width": 4, "train.epochs": 2, "tracking.pictures": 2},
         ),
-        "small": Scale(space=_SPACE, changes={"train.epochs": 12}, data=_DATA.format(size=64)),
+        "small": Scale(space=_SPACE, changes={"train.epochs": 12}, data=prepare_command(64)),
         "paper": Scale(
             space=_SPACE,
-            changes={
-                "model.name": "edgeconnect",
-                "model.width": 64,
-                "model.hole_fill": "zero",
-                "model.output": "direct",
-                "loss.terms": "p2",
-                "train.epochs": 50,
-                "train.batch_size": 4,
-                "train.learning_rate": 1e-4,
-                "train.schedule": "constant",
-                "train.warmup_steps": 0,
-                "train.grad_clip_norm": 0.0,
-                "train.ema_decay": 0.0,
-            },
-            data=_DATA.format(size=256),
+            changes={**EDGECONNECT, "model.name": "edgeconnect"},
+            data=prepare_command(256),
         ),
     },
     differences=(
