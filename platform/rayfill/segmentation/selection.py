@@ -16,6 +16,7 @@ from rayfill.segmentation.base import Segments, soft_mask
 from rayfill_data.errors import ConfigError, RayfillError
 
 Flags = NDArray[np.bool_]
+Numbers = NDArray[np.int32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +73,15 @@ def select_by_overlap(
     wanted = _flags(truth[:, 0] > 0.5)
     regions, found = [], []
     for row in range(len(soft)):
-        objects = _objects(seen[row], segments[row] if segments else None, label, threshold)
-        overlaps = [int((mask & wanted[row]).sum()) for mask in objects]
-        best = int(np.argmax(overlaps)) if overlaps else 0
-        found.append(bool(overlaps) and overlaps[best] > 0)
+        maps = _object_maps(seen[row], segments[row] if segments else None, label, threshold)
+        overlaps = np.bincount(maps[:, wanted[row]].ravel(), minlength=1)
+        overlaps[0] = 0
+        best = int(np.argmax(overlaps))
+        found.append(bool(overlaps[best] > 0))
         if found[-1]:
-            others = _union([seen[row], *objects[:best], *objects[best + 1 :]])
-            regions.append(_nearest(objects[best], others=others))
+            chosen = (maps == best).any(axis=0)
+            others = seen[row] | ((maps > 0) & (maps != best)).any(axis=0)
+            regions.append(_nearest(chosen, others=others))
         else:
             regions.append(np.ones_like(seen[row]))
     soft = soft * _region(np.stack(regions), like=soft)
@@ -120,24 +123,18 @@ def select_by_clicks(
     height, width = logits.shape[-2:]
     _check_clicks(clicks, height=height, width=width)
     probability = torch.softmax(logits, dim=1)
-    objects: list[tuple[int, Flags]] = []
-    for label in range(1, logits.shape[1]):
-        seen = _flags(probability[0, label] > threshold)
-        objects += [(label, mask) for mask in _objects(seen, segments, label, threshold)]
+    maps, label_of = _all_objects(probability[0], segments, threshold)
     hit = {1: set[int](), 0: set[int]()}
     for x, y, wanted in clicks:
-        hit[int(wanted)] |= _under([m for _, m in objects], x=x, y=y, tolerance_px=tolerance_px)
+        hit[int(wanted)] |= _under(maps, x=x, y=y, tolerance_px=tolerance_px)
     chosen = hit[1] - hit[0]
     if not chosen:
         soft = 1 - probability[:, :1]
         return _selected(soft, found=torch.zeros(1, dtype=torch.bool), threshold=threshold)
-    others = _union(
-        [np.zeros((height, width), bool)]
-        + [mask for index, (_, mask) in enumerate(objects) if index not in chosen]
-    )
+    others = ((maps > 0) & ~np.isin(maps, list(chosen))).any(axis=0)
     masks = []
-    for label in sorted({objects[index][0] for index in chosen}):
-        mine = _union([objects[index][1] for index in chosen if objects[index][0] == label])
+    for label in sorted({label_of[number] for number in chosen}):
+        mine = np.isin(maps, [n for n in chosen if label_of[n] == label]).any(axis=0)
         region = _region(_nearest(mine, others=others)[None], like=probability)
         masks.append(probability[:, label : label + 1] * region)
     soft = torch.stack(masks).amax(dim=0)
@@ -171,13 +168,33 @@ def _selected(soft: Tensor, *, found: Tensor, threshold: float) -> SelectedMask:
     return SelectedMask(soft=soft, hard=hard.to(soft.dtype), found=found)
 
 
-def _objects(seen: Flags, segments: Segments | None, label: int, threshold: float) -> list[Flags]:
-    """Return the objects of one label in one photo."""
-    if segments is not None:
-        mine = segments.masks[segments.labels == label]
-        return [mask for mask in _flags(mine > threshold) if mask.any()]
-    count, regions = cv2.connectedComponents(seen.astype(np.uint8), connectivity=8)
-    return [np.asarray(regions == region, np.bool_) for region in range(1, count)]
+def _all_objects(
+    probability: Tensor, segments: Segments | None, threshold: float
+) -> tuple[Numbers, list[int]]:
+    """Return the objects of all labels, numbered through, and the label of every number."""
+    label_of, layers = [0], []
+    for label in range(1, len(probability)):
+        seen = _flags(probability[label] > threshold)
+        maps = _object_maps(seen, segments, label, threshold)
+        count = int(maps.max(initial=0))
+        maps[maps > 0] += len(label_of) - 1
+        label_of += [label] * count
+        layers.append(maps)
+    return np.concatenate(layers), label_of
+
+
+def _object_maps(seen: Flags, segments: Segments | None, label: int, threshold: float) -> Numbers:
+    """Return the objects of one label in one photo: (L, H, W) of their numbers from 1, 0 is none.
+
+    A map for each segment, since they may overlap, or one for all regions: there may be thousands.
+    """
+    if segments is None:
+        _, regions = cv2.connectedComponents(seen.astype(np.uint8), connectivity=8)
+        return np.asarray(regions, np.int32)[None]
+    masks = _flags(segments.masks[segments.labels == label] > threshold)
+    masks = masks[masks.any(axis=(1, 2))]
+    numbers: Numbers = np.arange(1, 1 + len(masks), dtype=np.int32)
+    return masks * numbers[:, None, None]
 
 
 def _nearest(chosen: Flags, *, others: Flags) -> Flags:
@@ -188,29 +205,29 @@ def _nearest(chosen: Flags, *, others: Flags) -> Flags:
     return np.asarray(_distance(chosen) <= _distance(others), np.bool_)
 
 
-def _distance(mask: Flags) -> NDArray[np.float32]:
-    """Return the distance of every pixel to the nearest one of ``mask``, which is not empty."""
+def _distance(mask: Flags) -> NDArray[np.int64]:
+    """Return the squared distance of every pixel to the nearest one of ``mask``, not empty."""
     away = (~mask).astype(np.uint8)
     distance = cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.asarray(distance, np.float32)
+    # OpenCV's last bits differ from call to call, which would decide ties; squares are integers.
+    return np.rint(np.square(distance, dtype=np.float64)).astype(np.int64)
 
 
-def _under(masks: Sequence[Flags], *, x: float, y: float, tolerance_px: float) -> set[int]:
-    """Return the masks that contain the pixel at (x, y), else the nearest one in reach."""
+def _under(maps: Numbers, *, x: float, y: float, tolerance_px: float) -> set[int]:
+    """Return the objects that contain the pixel at (x, y), else the nearest one in reach."""
     column, line = math.floor(x), math.floor(y)
-    within = {index for index, mask in enumerate(masks) if mask[line, column]}
-    if within or not masks:
+    within = {int(number) for number in maps[:, line, column]} - {0}
+    if within:
         return within
-    distances = []
-    for mask in masks:
-        lines, columns = mask.nonzero()
-        distances.append(float(np.hypot(lines - line, columns - column).min()))
-    nearest = int(np.argmin(distances))
-    return {nearest} if distances[nearest] <= tolerance_px else set()
-
-
-def _union(masks: Sequence[Flags]) -> Flags:
-    return np.asarray(np.logical_or.reduce(masks), np.bool_)
+    reach = math.floor(tolerance_px)
+    top, left = max(line - reach, 0), max(column - reach, 0)
+    near = maps[:, top : line + reach + 1, left : column + reach + 1]
+    _, lines, columns = near.nonzero()
+    if not len(lines):
+        return set()
+    distances = np.hypot(lines + top - line, columns + left - column)
+    nearest = distances.min()
+    return {int(near[near > 0][distances == nearest].min())} if nearest <= tolerance_px else set()
 
 
 def _flags(mask: Tensor) -> Flags:
