@@ -79,8 +79,8 @@ def select_by_overlap(
         best = int(np.argmax(overlaps))
         found.append(bool(overlaps[best] > 0))
         if found[-1]:
-            chosen = (maps == best).any(axis=0)
-            others = seen[row] | ((maps > 0) & (maps != best)).any(axis=0)
+            chosen = _union(maps == best)
+            others = seen[row] | _union((maps > 0) & (maps != best))
             regions.append(_nearest(chosen, others=others))
         else:
             regions.append(np.ones_like(seen[row]))
@@ -131,10 +131,10 @@ def select_by_clicks(
     if not chosen:
         soft = 1 - probability[:, :1]
         return _selected(soft, found=torch.zeros(1, dtype=torch.bool), threshold=threshold)
-    others = ((maps > 0) & ~np.isin(maps, list(chosen))).any(axis=0)
+    others = _union((maps > 0) & ~np.isin(maps, list(chosen)))
     masks = []
     for label in sorted({label_of[number] for number in chosen}):
-        mine = np.isin(maps, [n for n in chosen if label_of[n] == label]).any(axis=0)
+        mine = _union(np.isin(maps, [n for n in chosen if label_of[n] == label]))
         region = _region(_nearest(mine, others=others)[None], like=probability)
         masks.append(probability[:, label : label + 1] * region)
     soft = torch.stack(masks).amax(dim=0)
@@ -210,7 +210,7 @@ def _distance(mask: Flags) -> NDArray[np.int64]:
     away = (~mask).astype(np.uint8)
     distance = cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     # OpenCV's last bits differ from call to call, which would decide ties; squares are integers.
-    return np.rint(np.square(distance, dtype=np.float64)).astype(np.int64)
+    return np.asarray(np.rint(np.square(distance, dtype=np.float64)), np.int64)
 
 
 def _under(maps: Numbers, *, x: float, y: float, tolerance_px: float) -> set[int]:
@@ -228,6 +228,11 @@ def _under(maps: Numbers, *, x: float, y: float, tolerance_px: float) -> set[int
     distances = np.hypot(lines + top - line, columns + left - column)
     nearest = distances.min()
     return {int(near[near > 0][distances == nearest].min())} if nearest <= tolerance_px else set()
+
+
+def _union(masks: Flags) -> Flags:
+    """Return (H, W) of where any of (L, H, W) is."""
+    return np.asarray(masks.any(axis=0), np.bool_)
 
 
 def _flags(mask: Tensor) -> Flags:
