@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import nn
 
-from rayfill.metrics import LabelIoU, MaskQuality, ResidualObjectScore, mask_growth_px
+from rayfill.metrics import MaskQuality, ResidualObjectScore, mask_growth_px
 from rayfill.segmentation import Segmenter, SegmenterOutput
 from rayfill_data.errors import ConfigError
 
@@ -175,33 +175,13 @@ def test_full_masks_have_no_growth_and_do_not_crash():
     assert growth.isnan().all()
 
 
-def test_label_iou_is_pooled_over_pixels():
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(3, 4, 9, 11, generator=generator)
-    logits[:, 3] = -9  # never seen
-    labels = torch.randint(0, 3, (3, 9, 11), generator=generator)
-    labels[:, :2] = 255
-    metric = LabelIoU(("nothing", "a", "b", "c"))
-    metric.update(logits[:1], labels[:1])
-    metric.update(logits[1:], labels[1:])
-    got = metric.compute()
-    seen, true, counted = logits.argmax(dim=1).numpy(), labels.numpy(), labels.numpy() != 255
-    for index, name in enumerate(("nothing", "a", "b")):
-        a, b = (seen == index) & counted, (true == index) & counted
-        assert got[name] == pytest.approx((a & b).sum() / (a | b).sum())
-    assert math.isnan(got["c"])
-
-
 def test_states_are_summed_over_ranks():
     generator = torch.Generator().manual_seed(0)
     masks, truths = torch.rand(2, 5, 1, 12, 13, generator=generator).gt(0.5).float()
     composite = torch.rand(5, 3, 12, 13, generator=generator)
-    logits = torch.rand(5, 3, 12, 13, generator=generator)
-    labels = torch.randint(0, 3, (5, 12, 13), generator=generator)
     cases = [
         (MaskQuality, (masks, truths)),
         (lambda: ResidualObjectScore(RedIsPerson(), label="person"), (composite, masks)),
-        (lambda: LabelIoU(("nothing", "a", "b")), (logits, labels)),
     ]
     for make, batch in cases:
         whole, first, second = make(), make(), make()

@@ -4,7 +4,7 @@ from rayfill.metrics.aggregate import BUCKETS, InpaintingMetrics, MetricTable, S
 from rayfill.metrics.fid import FID_MIN_SAMPLES, FidMetric, fid_available
 from rayfill.metrics.functional import hole_psnr, hole_ssim, l1, psnr, ssim, ssim_map
 from rayfill.metrics.lpips import LpipsMetric, lpips_available
-from rayfill.metrics.mask_quality import LabelIoU, MaskQuality, mask_growth_px
+from rayfill.metrics.mask_quality import MaskQuality, mask_growth_px
 from rayfill.metrics.residual_object import ResidualObjectScore
 from rayfill.metrics.scores import SampleScores
 
@@ -13,7 +13,6 @@ __all__ = [
     "FID_MIN_SAMPLES",
     "FidMetric",
     "InpaintingMetrics",
-    "LabelIoU",
     "LpipsMetric",
     "MaskQuality",
     "MetricTable",

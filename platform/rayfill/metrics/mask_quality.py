@@ -1,17 +1,13 @@
-"""How well a mask, or a label map, covers what it should."""
+"""How well a mask covers what it should."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics import Metric
 
 from rayfill.metrics.scores import SampleScores
-from rayfill.segmentation.base import IGNORED
 from rayfill_data.distance import signed_distance_px
 
 
@@ -70,54 +66,6 @@ class MaskQuality(SampleScores):
         ]
         counted = [either > 0, true_px > 0, mask_px > 0, has_outline, true_px > 0]
         self.add(torch.stack(values), counted=torch.stack(counted))
-
-
-class LabelIoU(Metric):
-    """Intersection over union of each label, over the pixels of all samples together.
-
-    ``update(logits, labels)`` adds samples; ``compute()`` gives 0 to 1 by label name, NaN for one
-    that is neither there nor seen. Pixels labelled 255 are not counted. State is pixel counts,
-    added up over ranks.
-    """
-
-    full_state_update = False
-    higher_is_better = True
-    is_differentiable = False
-
-    overlap: Tensor
-    union: Tensor
-
-    def __init__(self, labels: Sequence[str]) -> None:
-        """Start empty.
-
-        Args:
-            labels: names by index, as a segmenter has them.
-        """
-        super().__init__()
-        self.labels = tuple(labels)
-        for state in ("overlap", "union"):
-            zeros = torch.zeros(len(self.labels), dtype=torch.int64)
-            self.add_state(state, default=zeros, dist_reduce_fx="sum")
-
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add samples.
-
-        Args:
-            logits: (B, K, H, W).
-            labels: (B, H, W) int64.
-        """
-        counted = labels != IGNORED
-        seen, true = logits.argmax(dim=1)[counted], labels[counted]
-        count = len(self.labels)
-        both = torch.bincount(true[seen == true], minlength=count)
-        each = torch.bincount(seen, minlength=count) + torch.bincount(true, minlength=count)
-        self.overlap = self.overlap + both
-        self.union = self.union + each - both
-
-    def compute(self) -> dict[str, float]:
-        """Return the values of all samples added so far, on all ranks, by label name."""
-        values = (self.overlap.double() / self.union).tolist()
-        return dict(zip(self.labels, values, strict=True))
 
 
 def _growth_px(mask: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
