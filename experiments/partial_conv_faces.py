@@ -75,7 +75,7 @@ EXPERIMENT = Experiment(
     ),
     differences=(
         "The report: CelebA at 178x178, 200,000 faces, three days on one GPU, whole pictures "
-        "measured; it also rotates them, and pads odd sizes inside the decoder.",
+        "measured; it pads odd sizes inside the decoder.",
     ),
     columns=("hole_psnr", "hole_ssim", "psnr", "ssim", "l1"),
 )

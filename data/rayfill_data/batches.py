@@ -21,9 +21,12 @@ from rayfill_data.errors import ConfigError, DatasetError, unknown_name
 from rayfill_data.mask_shapes import MASKS, RatioRange, draw_mask
 from rayfill_data.masks import check_ratio_range, dilate, sample_rng
 from rayfill_data.reader import SplitArrays
+from rayfill_data.rotation import rotated
 
 Labels = npt.NDArray[np.int64]
 _Array = TypeVar("_Array", UInt8Array, Float32Array)
+
+_VALID = np.uint8(0)
 
 #: BT.601 luma, what "gray" means when saturation is changed.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -74,6 +77,10 @@ class AugmentOptions:
     color_jitter: float = 0.0
     """Brightness, contrast and saturation are scaled by factors within 1 +- this, in [0, 1]."""
 
+    rotate_degrees: float = 0.0
+    """Turn by an angle drawn evenly within +- this, in [0, 180]; stored holes and labels turn
+    along."""
+
     expand_px: int = 0
     """Grow every training hole by a disc of this radius in pixels."""
 
@@ -95,6 +102,8 @@ class AugmentOptions:
         problems = []
         if not 0 <= self.color_jitter <= 1:
             problems.append(f"color_jitter is {self.color_jitter}; it must lie in [0, 1].")
+        if not 0 <= self.rotate_degrees <= 180:
+            problems.append(f"rotate_degrees is {self.rotate_degrees}; it must lie in [0, 180].")
         if self.expand_px < 0:
             problems.append(f"expand_px is {self.expand_px}; it must be 0 or more pixels.")
         if self.masks not in MASKS:
@@ -230,13 +239,19 @@ def augmented_batch(
         seed: of the run.
         epoch: counted from 0.
         augment: what happens to a sample.
-        extras: labels and distances; labels are flipped with the pictures and else unchanged.
+        extras: labels and distances; labels are flipped and turned with the pictures.
     """
-    flipped, factors, masks = _drawn(
+    flipped, factors, degrees, masks = _drawn(
         hole_masks, image.shape[1:3], sample_id=sample_id, seed=seed, epoch=epoch, augment=augment
     )
     if augment.redraw:
         image, extras = target, replace(extras, labels=extras.target_labels)
+    if augment.rotate_degrees:
+        stored = np.array([mask is not None and not augment.redraw for mask in hole_masks])
+        image, target = (rotated(maps, degrees, smooth=True) for maps in (image, target))
+        # Every pixel that has something of a hole's in it is hole; fresh holes are as drawn.
+        masks = np.where(rotated(masks, degrees * stored, smooth=True) > 0, np.uint8(255), _VALID)
+        extras = _turned(extras, degrees)
     distance = None
     if augment.signed_distance:
         distance = _distances(masks, hole_masks, extras.signed_distance, augment)
@@ -263,11 +278,12 @@ def _drawn(
     seed: int,
     epoch: int,
     augment: AugmentOptions,
-) -> tuple[npt.NDArray[np.bool_], Float32Array, UInt8Array]:
-    """Return what chance gives each sample: flipped or not, colour factors, the hole mask."""
+) -> tuple[npt.NDArray[np.bool_], Float32Array, Float32Array, UInt8Array]:
+    """Return what chance gives each sample: flipped or not, colour factors, angle, hole mask."""
     size = len(sample_id)
     flipped = np.zeros(size, np.bool_)
     factors = np.ones((size, 3), np.float32)
+    degrees = np.zeros(size, np.float32)
     masks = np.empty((size, *shape), np.uint8)
     for index, name in enumerate(sample_id):
         rng = sample_rng(seed, epoch, name)
@@ -278,7 +294,17 @@ def _drawn(
         if mask is None or augment.redraw:
             mask = draw_mask(augment.masks, *shape, rng=rng, ratio_range=augment.ratio_range)
         masks[index] = dilate(mask, radius_px=augment.expand_px)
-    return flipped, factors, masks
+        degrees[index] = augment.rotate_degrees * rng.uniform(-1.0, 1.0)
+    return flipped, factors, degrees, masks
+
+
+def _turned(extras: Extras, degrees: Float32Array) -> Extras:
+    """Return labels turned along with the pictures."""
+
+    def turn(labels: UInt8Array | None) -> UInt8Array | None:
+        return None if labels is None else rotated(labels, degrees, smooth=False)
+
+    return replace(extras, labels=turn(extras.labels), target_labels=turn(extras.target_labels))
 
 
 def _distances(
@@ -299,7 +325,8 @@ def _distances(
 
 def _keeps_holes(augment: AugmentOptions) -> bool:
     """Tell whether distances are wanted of holes as they are stored."""
-    return augment.signed_distance and not augment.redraw and augment.expand_px == 0
+    changes = augment.redraw or augment.expand_px or augment.rotate_degrees
+    return augment.signed_distance and not changes
 
 
 def _extras(arrays: SplitArrays, indices: npt.NDArray[np.intp], *, distances: bool) -> Extras:

@@ -59,6 +59,8 @@ class DataConfig:
     prepared."""
     flip: bool = True
     """Mirror half of the training samples."""
+    rotate_degrees: float = 0.0
+    """Largest angle by which training samples are turned."""
     color_jitter: float = 0.1
     """Largest relative change of brightness, contrast and saturation in training; 0 is none."""
 
@@ -70,6 +72,8 @@ class DataConfig:
             yield "data.masks: " + unknown_name("mask generator", self.masks, MASKS)
         if self.expand_px < 0:
             yield f"data.expand_px is {self.expand_px}: it must be 0 or more pixels."
+        if not 0 <= self.rotate_degrees <= 180:
+            yield f"data.rotate_degrees is {self.rotate_degrees}: it must lie in [0, 180]."
         if not 0 <= self.color_jitter < 1:
             yield f"data.color_jitter is {self.color_jitter}: it must lie in [0, 1)."
         if self.memory_gib <= 0:

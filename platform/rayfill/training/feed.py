@@ -136,6 +136,7 @@ def augment_options(config: RunConfig, *, dataset: PreparedDataset) -> AugmentOp
     joint = config.train.stage == "joint" and config.loss.mask_expansion > 0
     return AugmentOptions(
         flip=data.flip,
+        rotate_degrees=data.rotate_degrees,
         color_jitter=data.color_jitter,
         expand_px=data.expand_px,
         masks=masks,
