@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -20,6 +20,7 @@ from starlette.staticfiles import StaticFiles
 from rayfill_data.codec import decode_mask, encode_png
 from rayfill_data.errors import ImageError
 from rayfill_data.masks import dilate, erode
+from rayfill_serving.entry import Entry, within
 from rayfill_serving.gate import Gate
 from rayfill_serving.guards import BodyLimit, HostGuard, Shield, problem_body, problem_headers
 from rayfill_serving.options import ServingOptions
@@ -32,6 +33,9 @@ from rayfill_serving.schemas import (
     InpaintReply,
     Limits,
     ModelList,
+    SegmentJob,
+    SegmentOptions,
+    SegmentReply,
     Status,
     Version,
     form_schema,
@@ -40,16 +44,17 @@ from rayfill_serving.service import Backend
 from rayfill_serving.telemetry import Telemetry
 from rayfill_serving.uploads import read_options, read_upload
 
-T = TypeVar("T")
 _PICTURES: dict[str, Any] = {
     "image/png": {"schema": {"type": "string", "format": "binary"}},
     "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
     "image/webp": {"schema": {"type": "string", "format": "binary"}},
 }
 _READY_TIMEOUT_S = 5.0
-#: Uploads being read for each request the models can hold: a client that sends slowly takes a
-#: place here, not one in front of the models.
-_UPLOADS_PER_PLACE = 8
+_ABOUT_THE_ANSWER = {
+    "X-Model": "Who answered, as name/version, percent-encoded.",
+    "X-Run-Id": "The MLflow run that trained it.",
+    "X-Latency-Ms": "Milliseconds from upload to answer.",
+}
 
 
 def create_app(backend: Backend, options: ServingOptions) -> FastAPI:
@@ -58,7 +63,7 @@ def create_app(backend: Backend, options: ServingOptions) -> FastAPI:
     app = FastAPI(
         title="Rayfill",
         version=_rayfill_version(),
-        description="Removes what a mask covers from a photo.",
+        description="Removes what a mask covers from a photo; makes masks of what is clicked on.",
         docs_url=None,
         redoc_url=None,
         middleware=[
@@ -73,7 +78,9 @@ def create_app(backend: Backend, options: ServingOptions) -> FastAPI:
     )
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
-    _add_inpaint(app, backend, options=options, telemetry=telemetry)
+    entry = Entry(capacity=options.capacity, timeout_s=options.timeout_s, telemetry=telemetry)
+    _add_inpaint(app, backend, entry=entry)
+    _add_segment(app, backend, entry=entry)
     _add_adjust_mask(app, options=options)
     _add_information(app, backend, options=options, telemetry=telemetry)
     _add_pages(app)
@@ -81,12 +88,7 @@ def create_app(backend: Backend, options: ServingOptions) -> FastAPI:
     return app
 
 
-def _add_inpaint(
-    app: FastAPI, backend: Backend, *, options: ServingOptions, telemetry: Telemetry
-) -> None:
-    models_gate = Gate(options.capacity)
-    uploads_gate = Gate(options.capacity * _UPLOADS_PER_PLACE)
-
+def _add_inpaint(app: FastAPI, backend: Backend, *, entry: Entry) -> None:
     @app.post(
         "/api/v1/inpaint",
         summary="Fill the hole in a photo",
@@ -97,9 +99,7 @@ def _add_inpaint(
                 "content": _PICTURES,
                 "headers": _described(
                     {
-                        "X-Model": "Who filled it, as name/version, percent-encoded.",
-                        "X-Run-Id": "The MLflow run that trained it.",
-                        "X-Latency-Ms": "Milliseconds from upload to answer.",
+                        **_ABOUT_THE_ANSWER,
                         "X-Notes": "What was odd about the mask, if anything.",
                     }
                 ),
@@ -109,21 +109,54 @@ def _add_inpaint(
         openapi_extra=form_schema(InpaintOptions, files=("image", "mask")),
     )
     async def inpaint(request: Request) -> Response:
-        models_gate.check()  # when there is no room, say so before the upload, not after
-        with uploads_gate.enter():
-            upload = await read_upload(request, files=("image", "mask"))
+        upload = await entry.read(request, files=("image", "mask"))
         job = InpaintJob(
             image=upload.files["image"],
             mask=upload.files["mask"],
             options=read_options(upload, InpaintOptions),
         )
         started = time.perf_counter()
-        with models_gate.enter():
-            reply = await _within(backend.inpaint(job), options.timeout_s)
+        reply = await entry.ask(backend.inpaint, job)
         if isinstance(reply, Problem):
-            telemetry.problems.labels(reply.code).inc()
             return _answer(reply)
-        return _picture(reply, latency_ms=1e3 * (time.perf_counter() - started))
+        headers = {**_about(reply, started=started), **_notes(reply.notes)}
+        return Response(reply.body, media_type=reply.media_type, headers=headers)
+
+
+def _add_segment(app: FastAPI, backend: Backend, *, entry: Entry) -> None:
+    @app.post(
+        "/api/v1/segment",
+        summary="Make the mask of what was clicked on",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "The mask as a black and white PNG of the photo's own size, as "
+                "displayed; white = object. All black, with X-Found 0, where nothing was found.",
+                "content": {"image/png": _PICTURES["image/png"]},
+                "headers": _described(
+                    {
+                        **_ABOUT_THE_ANSWER,
+                        "X-Found": "1, or 0 where nothing was found.",
+                        "X-Label": "What it is, the largest first, separated by commas, each "
+                        "percent-encoded; absent where nothing was found.",
+                    }
+                ),
+            },
+            **_errors(400, 403, 404, 408, 413, 415, 422, 500, 502, 503, 504),
+        },
+        openapi_extra=form_schema(SegmentOptions, files=("image",), json_texts=("clicks",)),
+    )
+    async def segment(request: Request) -> Response:
+        upload = await entry.read(request, files=("image",), json_texts=("clicks",))
+        job = SegmentJob(image=upload.files["image"], options=read_options(upload, SegmentOptions))
+        started = time.perf_counter()
+        reply = await entry.ask(backend.segment, job)
+        if isinstance(reply, Problem):
+            return _answer(reply)
+        headers = {**_about(reply, started=started), "X-Found": str(int(bool(reply.labels)))}
+        if reply.labels:
+            headers["X-Label"] = ",".join(quote(label, safe="") for label in reply.labels)
+        return Response(reply.body, media_type="image/png", headers=headers)
 
 
 def _add_adjust_mask(app: FastAPI, *, options: ServingOptions) -> None:
@@ -158,7 +191,7 @@ def _add_information(
 
     @app.get("/api/v1/models", summary="The models being served, with their scores")
     async def models() -> ModelList:
-        return ModelList(models=await _within(backend.models(), _READY_TIMEOUT_S), limits=limits)
+        return ModelList(models=await within(backend.models(), _READY_TIMEOUT_S), limits=limits)
 
     @app.get("/healthz", summary="Is the server there?")
     async def healthz() -> Status:
@@ -166,7 +199,7 @@ def _add_information(
 
     @app.get("/readyz", summary="Is a model ready?", responses=_errors(503, 504))
     async def readyz() -> Status:
-        if not await _within(backend.models(), _READY_TIMEOUT_S):
+        if not await within(backend.models(), _READY_TIMEOUT_S):
             raise ApiError("no_model")
         return Status(status="ready")
 
@@ -195,14 +228,6 @@ def _page(text: str) -> Callable[[Request], Awaitable[Response]]:
     return page
 
 
-async def _within(answer: Awaitable[T], seconds: float) -> T:
-    try:
-        async with asyncio.timeout(seconds):
-            return await answer
-    except TimeoutError:
-        raise ApiError("too_slow") from None
-
-
 def _adjusted(data: bytes, asked: AdjustOptions, max_pixels: int) -> Response:
     try:
         reading = decode_mask(data, max_pixels=max_pixels)
@@ -213,14 +238,12 @@ def _adjusted(data: bytes, asked: AdjustOptions, max_pixels: int) -> Response:
     return Response(encode_png(mask), media_type="image/png", headers=_notes(reading.notes))
 
 
-def _picture(reply: InpaintReply, *, latency_ms: float) -> Response:
-    headers = {
+def _about(reply: InpaintReply | SegmentReply, *, started: float) -> dict[str, str]:
+    return {
         "X-Model": quote(reply.model),  # a registered name may be any text, a header may not
         "X-Run-Id": quote(reply.run_id),
-        "X-Latency-Ms": f"{latency_ms:.1f}",
-        **_notes(reply.notes),
+        "X-Latency-Ms": f"{1e3 * (time.perf_counter() - started):.1f}",
     }
-    return Response(reply.body, media_type=reply.media_type, headers=headers)
 
 
 def _notes(notes: Sequence[str]) -> dict[str, str]:

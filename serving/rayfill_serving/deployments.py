@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import cast
+from typing import Any, cast
 
 from fastapi import FastAPI
 from ray import serve
@@ -15,7 +15,7 @@ from rayfill_serving.api import create_app
 from rayfill_serving.models import ModelShelf, RegistrySource
 from rayfill_serving.options import ServingOptions
 from rayfill_serving.problems import Problem, problem
-from rayfill_serving.schemas import InpaintJob, InpaintReply, ModelInfo
+from rayfill_serving.schemas import InpaintJob, InpaintReply, ModelInfo, SegmentJob, SegmentReply
 from rayfill_serving.service import InpaintService
 
 #: Far above what the gates let in, so that refusals are ours: JSON, with Retry-After.
@@ -35,7 +35,12 @@ class InpaintReplica:
             cache_dir=options.cache_dir,
             device="cuda" if options.gpus > 0 else "cpu",
         )
-        shelf = ModelShelf(options.model_names, source=source, poll_s=options.poll_s)
+        shelf = ModelShelf(
+            options.model_names,
+            source=source,
+            poll_s=options.poll_s,
+            segment_side=options.segment_side,
+        )
         shelf.follow()
         self._service = InpaintService(
             shelf,
@@ -47,6 +52,10 @@ class InpaintReplica:
     async def inpaint(self, job: InpaintJob) -> InpaintReply | Problem:
         """Fill the hole, or say why not."""
         return await self._service.inpaint(job)
+
+    async def segment(self, job: SegmentJob) -> SegmentReply | Problem:
+        """Find what was clicked on, or say why not."""
+        return await self._service.segment(job)
 
     async def models(self) -> list[ModelInfo]:
         """Return what is being served now."""
@@ -62,12 +71,11 @@ class ReplicaBackend:
 
     async def inpaint(self, job: InpaintJob) -> InpaintReply | Problem:
         """Fill the hole, or say why not."""
-        for _ in range(self._attempts):
-            try:
-                return cast("InpaintReply | Problem", await self._replicas.inpaint.remote(job))
-            except RayActorError:
-                continue
-        return problem("worker_lost")
+        return cast("InpaintReply | Problem", await self._ask(self._replicas.inpaint, job))
+
+    async def segment(self, job: SegmentJob) -> SegmentReply | Problem:
+        """Find what was clicked on, or say why not."""
+        return cast("SegmentReply | Problem", await self._ask(self._replicas.segment, job))
 
     async def models(self) -> list[ModelInfo]:
         """Return what is being served now; nothing while no replica answers."""
@@ -75,6 +83,14 @@ class ReplicaBackend:
             return cast("list[ModelInfo]", await self._replicas.models.remote())
         except (RayError, RayServeException):
             return []
+
+    async def _ask(self, method: DeploymentHandle, job: InpaintJob | SegmentJob) -> Any:
+        for _ in range(self._attempts):
+            try:
+                return await method.remote(job)
+            except RayActorError:
+                continue
+        return problem("worker_lost")
 
 
 class Ingress:

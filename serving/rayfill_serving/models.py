@@ -18,7 +18,9 @@ from typing import Protocol
 
 import numpy as np
 
+from rayfill.finding import Finder, trained_side
 from rayfill.inference import Inpainter
+from rayfill.models.joint import JointModel
 from rayfill.registry import RegisteredModel, fetch_bundle, find_model
 from rayfill_data.errors import RayfillError
 from rayfill_serving.problems import ApiError
@@ -37,6 +39,8 @@ class LoadedModel:
 
     registered: RegisteredModel
     inpainter: Inpainter
+    finder: Finder | None = None
+    """The segmenter, of models that have one."""
 
     @property
     def label(self) -> str:
@@ -76,10 +80,13 @@ class RegistrySource:
 class ModelShelf:
     """The current model of each name."""
 
-    def __init__(self, names: Sequence[str], *, source: ModelSource, poll_s: float) -> None:
+    def __init__(
+        self, names: Sequence[str], *, source: ModelSource, poll_s: float, segment_side: int = 0
+    ) -> None:
         self._names = tuple(names)
         self._source = source
         self._poll_s = poll_s
+        self._segment_side = segment_side
         self._loaded: dict[str, LoadedModel] = {}
         self._refused: dict[str, tuple[str, float]] = {}
         self._said: dict[str, str] = {}
@@ -124,10 +131,27 @@ class ModelShelf:
             raise ApiError("unknown_model")
         return model
 
+    def get_finder(self, wanted: str | None) -> tuple[LoadedModel, Finder]:
+        """Return the model of that name, which has a segmenter; by default the first that has one.
+
+        Raises:
+            ApiError: as :meth:`get`, and ``no_segmenter``, naming the models that have one.
+        """
+        loaded = self._loaded
+        able = [name for name in self._names if name in loaded and loaded[name].finder]
+        model = self.get(wanted or next(iter(able), None))
+        if model.finder is None:
+            names = ", ".join(able) or "none of those served"
+            raise ApiError(
+                "no_segmenter",
+                text=f"{model.label} has no segmenter. Models that have one: {names}.",
+            )
+        return model, model.finder
+
     def describe(self) -> list[ModelInfo]:
         """Return what is being served, the default first."""
         loaded = self._loaded
-        return [_info(loaded[name].registered) for name in self._names if name in loaded]
+        return [_info(loaded[name]) for name in self._names if name in loaded]
 
     def _poll(self) -> None:
         while not self._stop.wait(self._poll_s):
@@ -143,12 +167,19 @@ class ModelShelf:
             return
         self._refused[name] = (found.version, time.monotonic() + _RETRY_REFUSED_S)
         inpainter = self._source.load(found)
-        _try_out(inpainter)
+        finder = self._finder(inpainter, found)
+        _try_out(inpainter, finder)
         # One assignment of a new dictionary: a reader sees the old shelf or the new one.
-        self._loaded = {**self._loaded, name: LoadedModel(found, inpainter)}
+        self._loaded = {**self._loaded, name: LoadedModel(found, inpainter, finder)}
         del self._refused[name]
         self._said.pop(name, None)
         logger.info("%s: serving version %s", name, found.version)
+
+    def _finder(self, inpainter: Inpainter, registered: RegisteredModel) -> Finder | None:
+        if not isinstance(inpainter.model, JointModel):
+            return None
+        side = self._segment_side or trained_side(registered.protocol)
+        return Finder(inpainter.model, device=str(inpainter.device), max_side=side)
 
     def _say(self, name: str, line: str, error: Exception | None = None) -> None:
         if self._said.get(name) != line:  # a line once, not one every two seconds
@@ -156,15 +187,18 @@ class ModelShelf:
             logger.warning("%s", line, exc_info=error)
 
 
-def _try_out(inpainter: Inpainter) -> None:
-    """Fill one small hole: the first request shall neither pay for warming up nor find NaN."""
+def _try_out(inpainter: Inpainter, finder: Finder | None) -> None:
+    """Fill one small hole, and look: the first request shall neither warm up nor find NaN."""
     photo = np.full((_WARM_UP_PX, _WARM_UP_PX, 3), 128, np.uint8)
     hole = np.zeros((_WARM_UP_PX, _WARM_UP_PX), np.uint8)
     hole[12:20, 12:20] = 255
     inpainter.inpaint(photo, hole)
+    if finder is not None:
+        finder.find(photo, clicks=[(_WARM_UP_PX / 2, _WARM_UP_PX / 2, 1)])
 
 
-def _info(model: RegisteredModel) -> ModelInfo:
-    values = dataclasses.asdict(model)
-    values["scores"] = {key: v for key, v in model.scores.items() if math.isfinite(v)}
-    return ModelInfo(**values)
+def _info(model: LoadedModel) -> ModelInfo:
+    values = dataclasses.asdict(model.registered)
+    values["scores"] = {k: v for k, v in model.registered.scores.items() if math.isfinite(v)}
+    labels = list(model.finder.labels) if model.finder else []
+    return ModelInfo(**values, labels=labels)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from rayfill.finding import LEAST_MAX_SIDE
 from rayfill.paths import tracking_uri as default_tracking_uri
 from rayfill.registry import CHAMPION, DEFAULT_MODEL_NAME
 from rayfill_data.errors import ConfigError, unknown_name
@@ -47,6 +48,9 @@ class ServingOptions:
     """Largest request body, in MiB."""
     max_megapixels: float = 16.0
     """Largest photo, in millions of pixels."""
+    segment_side: int = 0
+    """Longest side, in pixels, at which a segmenter looks at a photo; larger ones are scaled down
+    for it. 0 is the side it was trained on, or 512 where its model does not say."""
     allowed_hosts: str = ",".join(LOOPBACK_HOSTS)
     """Host names that requests may be addressed to, separated by commas; `*` allows any."""
 
@@ -69,6 +73,11 @@ class ServingOptions:
             for name in above_zero
             if not getattr(self, name) > 0
         ]
+        if self.segment_side != 0 and self.segment_side < LEAST_MAX_SIDE:
+            problems.append(
+                f"segment_side is {self.segment_side}, but must be 0 or at least {LEAST_MAX_SIDE}: "
+                "choose a larger number."
+            )
         if not self.model_names:
             problems.append("models is empty: name at least one registered model.")
         if not self.host_names:

@@ -5,17 +5,45 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from rayfill_serving.pictures import PictureFormat
 
 MAX_EXPAND_PX = 128
 MAX_FEATHER_PX = 64
+MAX_CLICKS = 64
 _MAX_NAME = 256
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _of_numbers(click: object) -> object:
+    # In a form, pydantic would take "7" and true for numbers.
+    if not isinstance(click, list) or any(type(part) not in (int, float) for part in click):
+        raise ValueError("no list of numbers")
+    return click
+
+
+def _with_a_sign(click: list[float]) -> list[float]:
+    if click[2] not in (0, 1):
+        raise ValueError("neither 1 nor 0")
+    return click
+
+
+def _with_a_positive_one(clicks: list[list[float]]) -> list[list[float]]:
+    if not any(sign for *_, sign in clicks):
+        raise ValueError("none is positive")
+    return clicks
+
+
+_Click = Annotated[
+    list[float],
+    Field(min_length=3, max_length=3),
+    BeforeValidator(_of_numbers),
+    AfterValidator(_with_a_sign),
+]
 
 
 class InpaintOptions(_Strict):
@@ -41,6 +69,29 @@ class InpaintOptions(_Strict):
     ] = "png"
 
 
+class SegmentOptions(_Strict):
+    """What is to be found in a photo."""
+
+    clicks: Annotated[
+        list[_Click],
+        Field(
+            min_length=1,
+            max_length=MAX_CLICKS,
+            description="`[[x, y, 1 or 0], ...]` in pixels from the upper left corner of the photo "
+            "as displayed: 1 marks what is meant, 0 what is not. In a form: as JSON text.",
+        ),
+        AfterValidator(_with_a_positive_one),
+    ]
+    model: Annotated[
+        str | None,
+        Field(
+            max_length=_MAX_NAME,
+            description="A served model with labels, as `name` or `name/version`; the first such "
+            "one by default.",
+        ),
+    ] = None
+
+
 class AdjustOptions(_Strict):
     """What is done to a mask, in this order: invert, shrink, expand."""
 
@@ -57,6 +108,8 @@ class AdjustOptions(_Strict):
 FIELD_RULES: dict[str, str] = {
     "image": "image must be a JPEG, PNG or WebP file (in JSON: base64).",
     "mask": "mask must be a JPEG, PNG or WebP file, white where to fill (in JSON: base64).",
+    "clicks": f"clicks must be a list of 1 to {MAX_CLICKS} of [x, y, 1 or 0], finite numbers, at "
+    "least one of them with a 1 (in forms: as JSON text).",
     "model": "model must be a name from /api/v1/models, or name/version.",
     "expand_px": f"expand_px must be a whole number from 0 to {MAX_EXPAND_PX}.",
     "feather_px": f"feather_px must be a whole number from 0 to {MAX_FEATHER_PX}.",
@@ -77,6 +130,9 @@ class ModelInfo(BaseModel):
     scores: dict[str, float] = Field(description="Means on the held-out split.")
     protocol: dict[str, str] = Field(description="What the scores were measured under.")
     created_ms: int
+    labels: list[str] = Field(
+        description="What its segmenter finds, for /api/v1/segment; empty: it has no segmenter."
+    )
 
 
 class Limits(BaseModel):
@@ -86,6 +142,7 @@ class Limits(BaseModel):
     max_pixels: int
     max_expand_px: int = MAX_EXPAND_PX
     max_feather_px: int = MAX_FEATHER_PX
+    max_clicks: int = MAX_CLICKS
 
 
 class ModelList(BaseModel):
@@ -135,8 +192,31 @@ class InpaintReply:
     notes: tuple[str, ...]
 
 
-def form_schema(options: type[BaseModel], *, files: tuple[str, ...]) -> dict[str, Any]:
-    """Return the OpenAPI request body of ``options`` plus files, as a form and as JSON."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SegmentJob:
+    """One request to find an object on its way to a model; plain data, so that it travels."""
+
+    image: bytes
+    options: SegmentOptions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SegmentReply:
+    """A mask as a PNG file, what it shows, and who found it; no labels where nothing was found."""
+
+    body: bytes
+    labels: tuple[str, ...]
+    model: str
+    run_id: str
+
+
+def form_schema(
+    options: type[BaseModel], *, files: tuple[str, ...], json_texts: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Return the OpenAPI request body of ``options`` plus files, as a form and as JSON.
+
+    ``json_texts`` are fields that hold JSON text in a form.
+    """
     content: dict[str, Any] = {}
     for media_type, encoding in (
         ("multipart/form-data", {"type": "string", "format": "binary"}),
@@ -146,6 +226,13 @@ def form_schema(options: type[BaseModel], *, files: tuple[str, ...]) -> dict[str
         schema.pop("description", None)
         parts = {name: {**encoding, "description": FIELD_RULES[name]} for name in files}
         schema["properties"] = {**parts, **schema["properties"]}
-        schema["required"] = list(files)
+        if media_type == "multipart/form-data":
+            for name in json_texts:
+                schema["properties"][name] = {
+                    "type": "string",
+                    "contentMediaType": "application/json",
+                    "description": schema["properties"][name]["description"],
+                }
+        schema["required"] = [*files, *schema.get("required", [])]
         content[media_type] = {"schema": schema}
     return {"requestBody": {"required": True, "content": content}}

@@ -1,16 +1,23 @@
-"""One inpainting request from file bytes to file bytes; knows nothing of HTTP or Ray."""
+"""One request to a model from file bytes to file bytes; knows nothing of HTTP or Ray."""
 
 from __future__ import annotations
 
 import logging
 from typing import Protocol
 
-from rayfill_data.codec import decode_mask, decode_photo
+from rayfill.finding import Finder, click_outside
+from rayfill_data.codec import decode_mask, decode_photo, encode_png
 from rayfill_data.errors import ImageError
 from rayfill_serving.models import LoadedModel, ModelShelf
 from rayfill_serving.pictures import MEDIA_TYPES, encode_picture
 from rayfill_serving.problems import ApiError, Problem, image_problem, problem
-from rayfill_serving.schemas import InpaintJob, InpaintReply, ModelInfo
+from rayfill_serving.schemas import (
+    InpaintJob,
+    InpaintReply,
+    ModelInfo,
+    SegmentJob,
+    SegmentReply,
+)
 from rayfill_serving.work_queue import WorkQueue
 
 logger = logging.getLogger(__name__)
@@ -21,6 +28,9 @@ class Backend(Protocol):
 
     async def inpaint(self, job: InpaintJob) -> InpaintReply | Problem:
         """Fill the hole, or say why not."""
+
+    async def segment(self, job: SegmentJob) -> SegmentReply | Problem:
+        """Find what was clicked on, or say why not."""
 
     async def models(self) -> list[ModelInfo]:
         """Return what is being served now."""
@@ -42,6 +52,14 @@ class InpaintService:
         try:
             model = self._shelf.get(job.options.model)
             return await self._queue.run(lambda: self._work(job, model))
+        except ApiError as error:
+            return error.problem
+
+    async def segment(self, job: SegmentJob) -> SegmentReply | Problem:
+        """Find what was clicked on, or say why not."""
+        try:
+            model, finder = self._shelf.get_finder(job.options.model)
+            return await self._queue.run(lambda: self._find(job, model, finder))
         except ApiError as error:
             return error.problem
 
@@ -88,4 +106,26 @@ class InpaintService:
             model=model.label,
             run_id=model.registered.run_id,
             notes=reading.notes,
+        )
+
+    def _find(self, job: SegmentJob, model: LoadedModel, finder: Finder) -> SegmentReply | Problem:
+        try:
+            photo = decode_photo(job.image, max_pixels=self._max_pixels)
+        except ImageError as error:
+            return image_problem(error, part="image")
+        height, width = photo.rgb.shape[:2]
+        clicks = [(x, y, int(wanted)) for x, y, wanted in job.options.clicks]
+        outside = click_outside(clicks, height=height, width=width)
+        if outside is not None:
+            return problem("click_outside", text=outside)
+        try:
+            found = finder.find(photo.rgb, clicks=clicks)
+        except Exception:  # a model may fail in any way; the server must not
+            logger.exception("%s failed on a photo of %dx%d", model.label, width, height)
+            return problem("model_failed")
+        return SegmentReply(
+            body=encode_png(found.mask),
+            labels=found.labels,
+            model=model.label,
+            run_id=model.registered.run_id,
         )

@@ -38,7 +38,7 @@ class Telemetry:
         )
         self.problems = Counter(
             "rayfill_problems",
-            "Inpainting requests that ended in a problem, by its code.",
+            "Requests to a model that ended in a problem, by its code.",
             ("code",),
             registry=self._registry,
         )

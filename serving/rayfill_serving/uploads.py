@@ -6,7 +6,7 @@ import base64
 import binascii
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from fastapi import Request
@@ -36,12 +36,15 @@ class _InMemoryParser(MultiPartParser):
     spool_max_size = 2**40
 
 
-async def read_upload(request: Request, *, files: tuple[str, ...]) -> Upload:
+async def read_upload(
+    request: Request, *, files: tuple[str, ...], json_texts: tuple[str, ...] = ()
+) -> Upload:
     """Read a multipart or JSON request.
 
     Args:
         request: The request; its body has not been read.
         files: Names of the fields that hold files, all of them required.
+        json_texts: Names of the fields that hold JSON text in a form, and that JSON in JSON.
 
     Raises:
         ApiError: for anything that is not exactly that.
@@ -49,6 +52,9 @@ async def read_upload(request: Request, *, files: tuple[str, ...]) -> Upload:
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "multipart/form-data":
         upload = await _from_form(await _parse_form(request), files=files)
+        for name in json_texts:
+            if name in upload.fields:
+                upload.fields[name] = _from_text(name, upload.fields[name])
     elif kind == "application/json":
         upload = _from_json(await request.body(), files=files)
     elif not kind and not await request.body():
@@ -57,7 +63,7 @@ async def read_upload(request: Request, *, files: tuple[str, ...]) -> Upload:
         raise ApiError("unsupported_content_type")
     missing = [name for name in files if not upload.files.get(name)]
     if missing:
-        raise ApiError("missing_field", text=f"Required and missing: {', '.join(missing)}.")
+        _refuse_missing(missing)
     return upload
 
 
@@ -70,7 +76,11 @@ def read_options(upload: Upload, kind: type[OptionsT]) -> OptionsT:
     try:
         return kind.model_validate(upload.fields, strict=upload.strict)
     except ValidationError as error:
-        rules = {FIELD_RULES[str(item["loc"][0])] for item in error.errors(include_input=False)}
+        found = error.errors(include_input=False, include_context=False)
+        missing = [str(item["loc"][0]) for item in found if item["type"] == "missing"]
+        if missing:
+            _refuse_missing(missing)
+        rules = {FIELD_RULES[str(item["loc"][0])] for item in found}
         raise ApiError("invalid_field", text=" ".join(sorted(rules))) from None
 
 
@@ -108,15 +118,24 @@ async def _from_form(form: FormData, *, files: tuple[str, ...]) -> Upload:
 
 def _from_json(body: bytes, *, files: tuple[str, ...]) -> Upload:
     try:
-        document = json.loads(
-            body, parse_constant=_refuse_constant, object_pairs_hook=_without_repeats
-        )
+        document = _parse_json(body)
     except (ValueError, RecursionError):
         raise ApiError("malformed_body") from None
     if not isinstance(document, dict):
         raise ApiError("malformed_body")
     found = {name: _decode(name, document.pop(name)) for name in files if name in document}
     return Upload(found, document, strict=True)
+
+
+def _from_text(name: str, text: str) -> object:
+    try:
+        return _parse_json(text)
+    except (ValueError, RecursionError):
+        _refuse_kind(name)
+
+
+def _parse_json(text: str | bytes) -> Any:
+    return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_without_repeats)
 
 
 def _decode(name: str, value: object) -> bytes:
@@ -132,6 +151,10 @@ def _refuse_kind(name: str) -> NoReturn:
     if name in FIELD_RULES:
         raise ApiError("invalid_field", text=FIELD_RULES[name])
     raise ApiError("unknown_field")
+
+
+def _refuse_missing(names: Sequence[str]) -> NoReturn:
+    raise ApiError("missing_field", text=f"Required and missing: {', '.join(names)}.")
 
 
 def _refuse_constant(_name: str) -> NoReturn:

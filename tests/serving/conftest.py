@@ -3,6 +3,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import json
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import torch
 import uvicorn
 from fastapi import FastAPI
 from numpy.typing import NDArray
@@ -21,13 +24,23 @@ from rayfill.bundle import save_bundle
 from rayfill.inference import Inpainter
 from rayfill.models import build_model
 from rayfill.registry import RegisteredModel
+from rayfill_data.codec import to_nchw
 from rayfill_serving.api import create_app
 from rayfill_serving.models import ModelShelf
 from rayfill_serving.options import ServingOptions
+from rayfill_serving.problems import CODES
 from rayfill_serving.service import InpaintService
 
+LEAKS = re.compile(r"0x[0-9a-f]{4,}|/(home|root|tmp|usr|work)/|Traceback|Error\b|\.py\b|<_io")
 UInt8 = NDArray[np.uint8]
 UNET = {"width": 4, "depth": 2}
+LABELS = ("nothing", "red car", "blue boat")
+JOINT = {
+    "inpainter": "unet",
+    "inpainter_options": UNET,
+    "segmenter_options": UNET,
+    "label_names": list(LABELS),
+}
 
 
 def registered(version: str = "1", **changes: Any) -> RegisteredModel:
@@ -44,7 +57,7 @@ def registered(version: str = "1", **changes: Any) -> RegisteredModel:
 
 
 class StaticSource:
-    """A registry of one model that tests move by hand."""
+    """A registry of one model that tests move by hand, or of several inpainters by name."""
 
     def __init__(self, model: RegisteredModel, inpainter: Any) -> None:
         self.model = model
@@ -52,11 +65,12 @@ class StaticSource:
         self.loads = 0
 
     def find(self, name: str) -> RegisteredModel:
-        return self.model
+        named = isinstance(self.inpainter, dict)
+        return dataclasses.replace(self.model, name=name) if named else self.model
 
     def load(self, model: RegisteredModel) -> Any:
         self.loads += 1
-        return self.inpainter
+        return self.inpainter[model.name] if isinstance(self.inpainter, dict) else self.inpainter
 
 
 class Pictures:
@@ -74,11 +88,58 @@ class Pictures:
         return mask
 
     @staticmethod
+    def scene(height: int = 96, width: int = 128, *, seed: int = 0) -> tuple[UInt8, UInt8]:
+        """Return a gray photo of a red car (1) on the left and a blue boat (2), and the labels."""
+        rng = np.random.default_rng(seed)
+        photo = rng.integers(90, 170, (height, width, 1), np.uint8).repeat(3, axis=2)
+        truth = np.zeros((height, width), np.uint8)
+        for label, (left, right) in ((1, (0.08, 0.45)), (2, (0.55, 0.92))):
+            top, bottom = sorted(rng.uniform((0.1, 0.55), (0.4, 0.9)))
+            a, b = rng.uniform((left, right - 0.15), (left + 0.1, right))
+            rows = slice(round(top * height), round(bottom * height))
+            columns = slice(round(a * width), round(b * width))
+            truth[rows, columns] = label
+            colour = (210, 30, 30) if label == 1 else (30, 40, 210)
+            noise = rng.integers(-20, 21, (*truth[rows, columns].shape, 3))
+            photo[rows, columns] = np.clip(np.array(colour) + noise, 0, 255)
+        return photo, truth
+
+    @staticmethod
     def encode(array: UInt8 | Image.Image, form: str = "PNG", **options: Any) -> bytes:
         buffer = io.BytesIO()
         image = array if isinstance(array, Image.Image) else Image.fromarray(array)
         image.save(buffer, form, **options)
         return buffer.getvalue()
+
+    @classmethod
+    def mutants(cls, count: int) -> Iterator[bytes]:
+        """Yield small pictures of five kinds, each with one to five bytes gone wrong."""
+        rng = np.random.default_rng(20_240_601)
+        photo = Image.fromarray(cls.photo(16, 24))
+        seeds = [
+            cls.encode(photo, "JPEG"),
+            cls.encode(photo, "JPEG", progressive=True),
+            cls.encode(photo, "PNG"),
+            cls.encode(photo, "WEBP"),
+            cls.encode(photo.convert("P"), "GIF"),
+        ]
+        for index in range(count):
+            data = bytearray(seeds[index % len(seeds)])
+            for _ in range(int(rng.integers(1, 6))):
+                place = int(rng.integers(len(data)))
+                kind = int(rng.integers(5))
+                if kind == 0:
+                    data[place] = int(rng.integers(256))
+                elif kind == 1:
+                    data[place] ^= 1 << int(rng.integers(8))
+                elif kind == 2:
+                    data = data[: max(1, place)]
+                elif kind == 3:
+                    del data[place : place + int(rng.integers(1, 9))]
+                    data = data or bytearray(1)
+                else:
+                    data[place:place] = rng.bytes(int(rng.integers(1, 9)))
+            yield bytes(data)
 
     @staticmethod
     def decode(data: bytes) -> UInt8:
@@ -94,9 +155,26 @@ class Server:
     shelf: ModelShelf
     source: StaticSource
 
+    @staticmethod
+    def check_refusal(answer: httpx.Response, status: int, code: str) -> None:
+        assert answer.status_code == status, answer.content[:200]
+        document = answer.json()
+        assert sorted(document) == ["code", "error"]
+        assert document["code"] == code
+        assert code in CODES
+        assert not LEAKS.search(document["error"]), document["error"]
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
     def inpaint(self, image: bytes, mask: bytes, **fields: str) -> httpx.Response:
         files = {"image": ("photo", image), "mask": ("mask.png", mask)}
         return self.client.post("/api/v1/inpaint", files=files, data=fields)
+
+    def segment(self, image: bytes, clicks: Any, **fields: str) -> httpx.Response:
+        text = clicks if isinstance(clicks, str) else json.dumps(clicks)
+        return self.client.post(
+            "/api/v1/segment", files={"image": ("photo", image)}, data={"clicks": text, **fields}
+        )
 
     @contextlib.contextmanager
     def socket(self) -> Iterator[socket.socket]:
@@ -119,6 +197,31 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def inpainter(bundle: Path) -> Inpainter:
     return Inpainter.from_bundle(bundle)
+
+
+@pytest.fixture(scope="session")
+def joint_bundle(tmp_path_factory: pytest.TempPathFactory, pictures: Pictures) -> Path:
+    """A joint model whose segmenter was trained, for seconds, to tell cars from boats."""
+    path = tmp_path_factory.mktemp("serving") / "joint"
+    torch.manual_seed(0)
+    model = build_model("joint", **JOINT)
+    scenes = [pictures.scene(48, 64, seed=seed) for seed in range(100, 148)]
+    images = torch.from_numpy(to_nchw(np.stack([photo for photo, _ in scenes])))
+    labels = torch.from_numpy(np.stack([truth for _, truth in scenes])).long()
+    optimiser = torch.optim.Adam(model.segmenter.parameters(), lr=2e-2)
+    for step in range(60):
+        rows = slice(8 * (step % 6), 8 * (step % 6) + 8)
+        loss = sum(model.segmenter.loss(images[rows], labels[rows]).values())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    save_bundle(path, model=model, name="joint", config=JOINT, extra={})
+    return path
+
+
+@pytest.fixture(scope="session")
+def joint(joint_bundle: Path) -> Inpainter:
+    return Inpainter.from_bundle(joint_bundle)
 
 
 @contextlib.contextmanager
@@ -145,7 +248,12 @@ def serving(inpainter: Inpainter) -> Callable[..., contextlib.AbstractContextMan
     def serve(model: Any = inpainter, **changes: Any) -> Iterator[Server]:
         options = ServingOptions(**changes)
         source = StaticSource(registered(), model)
-        shelf = ModelShelf(options.model_names, source=source, poll_s=options.poll_s)
+        shelf = ModelShelf(
+            options.model_names,
+            source=source,
+            poll_s=options.poll_s,
+            segment_side=options.segment_side,
+        )
         shelf.refresh()
         service = InpaintService(
             shelf,
@@ -165,4 +273,12 @@ def serving(inpainter: Inpainter) -> Callable[..., contextlib.AbstractContextMan
 @pytest.fixture(scope="module")
 def server(serving: Callable[..., contextlib.AbstractContextManager[Server]]) -> Iterator[Server]:
     with serving() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def joint_server(
+    serving: Callable[..., contextlib.AbstractContextManager[Server]], joint: Inpainter
+) -> Iterator[Server]:
+    with serving(joint) as running:
         yield running

@@ -24,6 +24,8 @@ from rayfill_serving.problems import ApiError
 class Blocked:
     """A model that fills nothing until it is let go."""
 
+    model = None
+
     def __init__(self) -> None:
         self.go = threading.Event()
         self.calls = 0
@@ -79,6 +81,8 @@ def test_too_slow_is_504_and_gives_the_place_back(serving: Any, good: tuple[byte
 
 class Faulty:
     """A model that fails on bright photos."""
+
+    model = None
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import json
 import os
 import signal
 import socket
@@ -108,6 +109,34 @@ def ask(client: httpx.Client, pictures: Any) -> httpx.Response:
         "mask": pictures.encode(pictures.hole()),
     }
     return client.post("/api/v1/inpaint", files=files)
+
+
+def test_a_joint_model_finds_what_is_clicked_on(
+    deployed: Callable[..., httpx.Client], registry: Registry, joint_bundle: Path, pictures: Any
+) -> None:
+    registry.bundle = joint_bundle
+    registry.crown(registry.register())
+    client = deployed(segment_side="64")
+    assert client.get("/api/v1/models").json()["models"][0]["labels"] == ["red car", "blue boat"]
+    photo, truth = pictures.scene()
+    lines, columns = (truth == 2).nonzero()
+    click = [int(columns.mean()), int(lines.mean()), 1]
+    answer = client.post(
+        "/api/v1/segment",
+        files={"image": pictures.encode(photo)},
+        data={"clicks": json.dumps([click])},
+    )
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-model"] == "rayfill/2"
+    assert answer.headers["x-label"] == "blue%20boat"
+    mask = pictures.decode(answer.content) > 0
+    assert (mask & (truth == 2)).sum() > 0.9 * (mask | (truth == 2)).sum()
+    outside = client.post(
+        "/api/v1/segment",
+        files={"image": pictures.encode(photo)},
+        data={"clicks": "[[-1, 0, 1]]"},
+    )
+    assert (outside.status_code, outside.json()["code"]) == (422, "click_outside")
 
 
 def test_serve_answers_follows_the_alias_and_refuses(

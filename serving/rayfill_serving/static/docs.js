@@ -25,6 +25,7 @@ function kindOf(schema, root) {
   if (own.anyOf) return own.anyOf.map((part) => kindOf(part, root)).filter((kind) => kind !== "null").join(" or ");
   if (own.type === "array") return `list of ${own.items?.$ref?.split("/").pop() ?? kindOf(own.items, root)}`;
   if (own.format === "binary") return "file";
+  if (own.contentMediaType === "application/json") return "JSON text";
   if (own.minimum !== undefined || own.maximum !== undefined) return `${own.type}, ${own.minimum} to ${own.maximum}`;
   return schema?.$ref?.split("/").pop() ?? own.type ?? "";
 }
