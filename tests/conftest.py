@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,35 @@ def make_rows() -> Callable[..., list[dict[str, Any]]]:
     return make
 
 
+def write_dataset(
+    uri: str, rows: Iterable[dict[str, Any]], *, labels: tuple[str, ...] = ()
+) -> None:
+    """Write a finished dataset of 16x16 pictures without Ray."""
+    with open_writer(uri) as writer:
+        for row in rows:
+            writer.add(row)
+        writer.close()
+        writer.write_manifest(
+            Manifest(
+                schema_version=SCHEMA_VERSION,
+                source="test",
+                options={},
+                seed=0,
+                inputs_hash="",
+                height=16,
+                width=16,
+                versions={},
+                labels=labels,
+                **writer.facts(),
+            )
+        )
+
+
+@pytest.fixture
+def write_rows() -> Callable[..., None]:
+    return write_dataset
+
+
 @pytest.fixture
 def make_dataset(tmp_path: Path, make_rows: Any) -> Callable[..., Path]:
     """Write a finished dataset without Ray."""
@@ -91,24 +120,8 @@ def make_dataset(tmp_path: Path, make_rows: Any) -> Callable[..., Path]:
     def make(name: str = "dataset", *, train: int = 30, val: int = 7, test: int = 5) -> Path:
         out = tmp_path / name
         counts = dict(zip(SPLITS, (train, val, test), strict=True))
-        with open_writer(str(out)) as writer:
-            for split, count in counts.items():
-                for row in make_rows(count, split=split):
-                    writer.add(row)
-            writer.close()
-            writer.write_manifest(
-                Manifest(
-                    schema_version=SCHEMA_VERSION,
-                    source="test",
-                    options={},
-                    seed=0,
-                    inputs_hash="",
-                    height=16,
-                    width=16,
-                    versions={},
-                    **writer.facts(),
-                )
-            )
+        rows = (row for split, count in counts.items() for row in make_rows(count, split=split))
+        write_dataset(str(out), rows)
         return out
 
     return make

@@ -13,12 +13,12 @@ import pytest
 
 from rayfill_data.batches import AugmentOptions, Batch, evaluation_batches, training_batches
 from rayfill_data.codec import encode_png
-from rayfill_data.contract import OPTIONAL_COLUMNS, SCHEMA_VERSION, SPLITS, Manifest
+from rayfill_data.contract import OPTIONAL_COLUMNS, SPLITS
 from rayfill_data.distance import signed_distance
 from rayfill_data.errors import DatasetError
 from rayfill_data.reader import PreparedDataset, SplitArrays
 from rayfill_data.stream import stream_batches, training_dataset
-from rayfill_data.writer import open_writer, row_digest
+from rayfill_data.writer import row_digest
 
 LABELS = ("nothing", "person", "dog")
 
@@ -29,30 +29,16 @@ def label_map(index: int) -> np.ndarray:
 
 
 @pytest.fixture
-def labelled(tmp_path: Path, make_rows: Any) -> Path:
+def labelled(tmp_path: Path, make_rows: Any, write_rows: Any) -> Path:
     """A dataset with labels; every third sample's target shows what its image shows."""
     out = tmp_path / "labelled"
-    with open_writer(str(out)) as writer:
-        for split in SPLITS:
-            for index, row in enumerate(make_rows(12, split=split)):
-                row["labels"] = encode_png(label_map(index))
-                row["target_labels"] = encode_png(label_map(100 + index)) if index % 3 else None
-                writer.add(row)
-        writer.close()
-        writer.write_manifest(
-            Manifest(
-                schema_version=SCHEMA_VERSION,
-                source="test",
-                options={},
-                seed=0,
-                inputs_hash="",
-                height=16,
-                width=16,
-                versions={},
-                labels=LABELS,
-                **writer.facts(),
-            )
-        )
+    rows = []
+    for split in SPLITS:
+        for index, row in enumerate(make_rows(12, split=split)):
+            row["labels"] = encode_png(label_map(index))
+            row["target_labels"] = encode_png(label_map(100 + index)) if index % 3 else None
+            rows.append(row)
+    write_rows(str(out), rows, labels=LABELS)
     return out
 
 

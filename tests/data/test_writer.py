@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from rayfill_data.contract import SCHEMA_VERSION, Manifest
 from rayfill_data.errors import DatasetError
 from rayfill_data.reader import PreparedDataset
 from rayfill_data.writer import check_replaceable, open_writer, row_digest
@@ -27,46 +26,33 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def write(uri: str, rows: list[dict[str, Any]], *, finish: bool = True) -> None:
+def interrupted(uri: str, rows: list[dict[str, Any]]) -> None:
     with open_writer(uri) as writer:
         for row in rows:
             writer.add(row)
         writer.close()
-        if not finish:
-            raise KeyboardInterrupt
-        facts = writer.facts()
-        writer.write_manifest(
-            Manifest(
-                schema_version=SCHEMA_VERSION,
-                source="test",
-                options={},
-                seed=0,
-                inputs_hash="",
-                height=16,
-                width=16,
-                versions={},
-                **facts,
-            )
-        )
+        raise KeyboardInterrupt
 
 
-def test_a_dataset_in_a_bucket(bucket: Path, make_rows: Any) -> None:
-    write("s3://bucket/dataset", make_rows(6))
+def test_a_dataset_in_a_bucket(bucket: Path, make_rows: Any, write_rows: Any) -> None:
+    write_rows("s3://bucket/dataset", make_rows(6))
     dataset = PreparedDataset.open("s3://bucket/dataset")
     assert len(dataset.load("val")) == 6
     assert (bucket / "bucket" / "dataset" / "manifest.json").exists()
 
 
-def test_an_interrupted_upload_does_not_look_finished(bucket: Path, make_rows: Any) -> None:
+def test_an_interrupted_upload_does_not_look_finished(
+    bucket: Path, make_rows: Any, write_rows: Any
+) -> None:
     uri = "s3://bucket/dataset"
     with pytest.raises(KeyboardInterrupt):
-        write(uri, make_rows(6), finish=False)
+        interrupted(uri, make_rows(6))
     with pytest.raises(DatasetError, match="no finished dataset"):
         PreparedDataset.open(uri)
-    write(uri, make_rows(4))
+    write_rows(uri, make_rows(4))
     assert len(PreparedDataset.open(uri).load("val")) == 4
     with pytest.raises(KeyboardInterrupt):
-        write(uri, make_rows(6), finish=False)
+        interrupted(uri, make_rows(6))
     with pytest.raises(DatasetError, match="no finished dataset"):
         PreparedDataset.open(uri)
 
@@ -75,15 +61,15 @@ def test_no_shard_of_an_older_dataset_stays(
     bucket: Path, make_rows: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rayfill_data.writer.SHARD_ROWS", 2)
-    write("s3://bucket/dataset", make_rows(9))
-    write("s3://bucket/dataset", make_rows(3))
+    write_rows("s3://bucket/dataset", make_rows(9))
+    write_rows("s3://bucket/dataset", make_rows(3))
     shards = sorted(path.name for path in (bucket / "bucket" / "dataset").glob("*.parquet"))
     assert shards == ["val-00000.parquet", "val-00001.parquet"]
 
 
-def test_replaceable_places(bucket: Path, make_rows: Any) -> None:
+def test_replaceable_places(bucket: Path, make_rows: Any, write_rows: Any) -> None:
     check_replaceable("s3://bucket/new", overwrite=False)
-    write("s3://bucket/dataset", make_rows(2))
+    write_rows("s3://bucket/dataset", make_rows(2))
     check_replaceable("s3://bucket/dataset", overwrite=True)
     with pytest.raises(DatasetError, match="--overwrite"):
         check_replaceable("s3://bucket/dataset", overwrite=False)
@@ -101,7 +87,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     out = tmp_path / "dataset"
     with pytest.raises(DatasetError, match=r"dataset cannot be written \(No space left"):
-        write(str(out), make_rows(3))
+        write_rows(str(out), make_rows(3))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -111,7 +97,7 @@ def test_an_error_of_the_caller_stays_itself(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_digest_sees_every_column(make_rows: Any) -> None:
+def test_digest_sees_every_column(make_rows: Any, write_rows: Any) -> None:
     row = make_rows(1)[0]
     others = [
         row | {"sample_id": "x"},
