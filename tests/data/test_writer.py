@@ -58,7 +58,7 @@ def test_an_interrupted_upload_does_not_look_finished(
 
 
 def test_no_shard_of_an_older_dataset_stays(
-    bucket: Path, make_rows: Any, monkeypatch: pytest.MonkeyPatch
+    bucket: Path, make_rows: Any, write_rows: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rayfill_data.writer.SHARD_ROWS", 2)
     write_rows("s3://bucket/dataset", make_rows(9))
@@ -79,7 +79,7 @@ def test_replaceable_places(bucket: Path, make_rows: Any, write_rows: Any) -> No
 
 
 def test_a_full_disk_is_one_clear_error_and_leaves_nothing(
-    tmp_path: Path, make_rows: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_rows: Any, write_rows: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
