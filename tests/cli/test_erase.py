@@ -22,6 +22,7 @@ from rayfill.commands import erase
 from rayfill.inference import Inpainter
 from rayfill.models import build_model
 from rayfill.registry import promote, register_bundle
+from rayfill.segmentation import SegmentationUNet
 from rayfill.tracking import ensure_experiment
 
 HEIGHT, WIDTH = 40, 56
@@ -442,6 +443,157 @@ def test_options_that_cannot_be_used(
     done = cli("erase", "photo.png", "--mask", "mask.png", "-o", "out.png", *flags)
     assert done.status == 2
     assert expected in done.err
+    assert listing(files) == {"photo.png", "mask.png"}
+
+
+@pytest.fixture
+def joint_bundle(tmp_path: Path) -> Path:
+    """A joint model set by hand: what is redder than green by more than a quarter is a ball."""
+    options = {
+        "inpainter_options": {"width": 2, "depth": 2},
+        "segmenter_options": {"width": 2, "depth": 1},
+        "label_names": ["nothing", "ball"],
+    }
+    model = build_model("joint", **options)
+    segmenter = model.segmenter
+    with torch.no_grad():
+        for layer in segmenter.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                layer.weight.zero_()
+        first, *rest = (
+            layer
+            for part in (segmenter.stem, segmenter.fuse)
+            for layer in part.modules()
+            if isinstance(layer, torch.nn.Conv2d)
+        )
+        first.weight[0, :2, 1, 1] = torch.tensor([1.0, -1.0])
+        for layer in rest:
+            layer.weight[0, 0, 1, 1] = 1.0
+        segmenter.head.weight[1, 0] = 40.0
+        segmenter.head.bias.copy_(torch.tensor([0.0, -10.0]))
+    save_bundle(tmp_path / "joint", model=model, name="joint", config=options)
+    return tmp_path / "joint"
+
+
+@pytest.fixture
+def balls(files: Path, rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """photo.png in gray with two red balls; the photo and the two masks, the left one first."""
+    photo = rgb[..., :1].repeat(3, axis=2)
+    masks = np.zeros((2, HEIGHT, WIDTH), bool)
+    masks[0, 8:20, 6:18] = True
+    masks[1, 15:34, 36:50] = True
+    photo[masks.any(axis=0)] = (200, 40, 40)
+    Image.fromarray(photo).save(files / "photo.png")
+    return photo, masks
+
+
+def erase_clicks(cli: Cli, model: Any, *more: Any, out: str = "out.png") -> Any:
+    return cli("erase", "photo.png", "-o", out, "--model", model, *more)
+
+
+def test_a_click_removes_what_it_is_on(
+    cli: Cli, balls: tuple[np.ndarray, np.ndarray], joint_bundle: Path
+) -> None:
+    photo, (left, right) = balls
+    done = erase_clicks(cli, joint_bundle, "--click", 10, 12)
+    assert (done.status, done.err) == (0, "")
+    assert done.out == (
+        f"photo.png: found ball.\nout.png: filled {left.mean():.1%} of 56x40 pixels with joint.\n"
+    )
+    expected = Inpainter.from_bundle(joint_bundle).inpaint(photo, left.astype(np.uint8) * 255)
+    assert np.array_equal(read("out.png"), expected)
+    both = erase_clicks(
+        cli, joint_bundle, "--click", 10, 12, "--click", 40.5, 20, "--expand-px", 2, out="both.png"
+    )
+    assert both.status == 0
+    grown = cv2.dilate(
+        (left | right).astype(np.uint8), (np.hypot(*np.mgrid[-2:3, -2:3]) <= 2).astype(np.uint8)
+    )
+    changed = (read("both.png") != photo).any(axis=2)
+    assert not changed[grown == 0].any()
+    assert changed[left].mean() > 0.9
+    assert changed[right].mean() > 0.9
+
+
+def test_clicks_are_on_the_photo_as_displayed(
+    cli: Cli, balls: tuple[np.ndarray, np.ndarray], joint_bundle: Path
+) -> None:
+    photo, (left, _) = balls
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.fromarray(photo).transpose(Image.Transpose.ROTATE_90)
+    stored.save("photo.png", exif=exif)
+    assert erase_clicks(cli, joint_bundle, "--click", 10, 12).status == 0
+    result = read("out.png")
+    assert np.array_equal(result[~left], photo[~left])
+    assert not np.array_equal(result, photo)
+
+
+def test_the_champion_is_shown_photos_as_large_as_it_was_trained_on(
+    cli: Cli, balls: tuple[np.ndarray, np.ndarray], joint_bundle: Path, monkeypatch: Any
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    uri = f"sqlite:///{Path.cwd()}/var/mlflow.db"
+    run = MlflowClient(uri).create_run(ensure_experiment("x", tracking_uri=uri))
+    model = register_bundle(
+        joint_bundle,
+        name="rayfill",
+        run_id=run.info.run_id,
+        scores={},
+        protocol={"size": "20x32"},
+        tracking_uri=uri,
+    )
+    promote(model, reason="a test", tracking_uri=uri)
+    seen = []
+    label = SegmentationUNet.forward
+
+    def watched(self: Any, image: torch.Tensor, labels: Any = None) -> Any:
+        seen.append(tuple(image.shape[-2:]))
+        return label(self, image, labels)
+
+    monkeypatch.setattr(SegmentationUNet, "forward", watched)
+    for number, (flags, size) in enumerate([((), (23, 32)), (("--segment-side", 40), (29, 40))]):
+        champion = "rayfill@champion"
+        done = erase_clicks(cli, champion, "--click", 10, 12, *flags, out=f"{number}.png")
+        assert done.status == 0, done.err
+        assert seen.pop() == size
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ((), "Give either --mask or --click"),
+        (("--mask", "mask.png", "--click", 1, 1), "Give either --mask or --click"),
+        (("--click", 56, 1), "Click [56, 1] lies outside the photo of 56x40 pixels"),
+        (("--click", 10, 12, "--click", 3, -1), "Click [3, -1] lies outside the photo of 56x40"),
+        (("--click", "nan", 1), "Click [nan, 1] lies outside"),
+        (("--click", 30, 2), "finds no ball at 30 2: click elsewhere, or give a --mask."),
+        (("--click", 10, 12, "--segment-side", 8), "max_side is 8; allowed: 32 or more."),
+        (("--click", 10), "--click"),
+        (("--click", 10, "there"), "--click"),
+    ],
+)
+def test_clicks_that_cannot_be_used(
+    cli: Cli,
+    files: Path,
+    balls: tuple[np.ndarray, np.ndarray],
+    joint_bundle: Path,
+    flags: tuple[Any, ...],
+    expected: str,
+) -> None:
+    before = listing(files)
+    done = erase_clicks(cli, joint_bundle, *flags)
+    assert done.status == 2
+    assert expected in done.err
+    assert listing(files) == before
+
+
+def test_a_click_needs_a_model_with_a_segmenter(cli: Cli, files: Path, bundle: Path) -> None:
+    for model in ("telea", bundle):
+        done = erase_clicks(cli, model, "--click", 10, 12)
+        assert done.status == 2
+        assert f"--model {model} has no segmenter, which --click needs" in done.err
     assert listing(files) == {"photo.png", "mask.png"}
 
 

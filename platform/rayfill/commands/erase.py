@@ -1,4 +1,7 @@
-"""``rayfill erase PHOTO --mask MASK -o OUT``: remove what a mask covers from one photo."""
+"""``rayfill erase PHOTO --mask MASK -o OUT``: remove what a mask covers from one photo.
+
+``--click X Y`` in place of ``--mask``: a joint model's segmenter makes the mask.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +36,22 @@ PictureT = TypeVar("PictureT")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EraseArgs:
-    """Remove what a mask covers from one photo; all else stays as it is."""
+    """Remove what a mask covers, or what is clicked on, from one photo; all else stays as it is."""
 
     photo: tyro.conf.Positional[Path]
     """The photo: JPEG, PNG or WebP."""
-    mask: Path
-    """Picture of the photo's size: bright (128 and more) is what to remove."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Where the result goes: .png, .jpg or .webp (only .png keeps every known pixel exact)."""
+    mask: Path | None = None
+    """Picture of the photo's size: bright (128 and more) is what to remove."""
+    click: Annotated[
+        tyro.conf.UseAppendAction[tuple[tuple[float, float], ...]], tyro.conf.arg(metavar="X Y")
+    ] = ()
+    """In place of --mask: a pixel of what to remove, from the photo's upper left corner, for a
+    joint model to find; may be given several times."""
+    segment_side: int = 0
+    """Longest side, in pixels, at which the segmenter looks at the photo; 0 is the side it was
+    trained on where the registry notes it, else 512."""
     model: str = "rayfill@champion"
     """NAME@ALIAS of the model registry, a bundle (folder or URI), or a baseline such as telea."""
     expand_px: int = 0
@@ -56,33 +67,68 @@ class EraseArgs:
 def main(args: Sequence[str]) -> int:
     """Run the command."""
     asked = tyro.cli(EraseArgs, args=list(args), prog="rayfill erase")
+    if (asked.mask is None) == (not asked.click):
+        raise RayfillError("Give either --mask or --click, and not both: one says what to remove.")
     _check_output(asked.out, overwrite=asked.overwrite)
-    from rayfill_data.codec import decode_mask, decode_photo
+    from rayfill_data.codec import decode_photo
 
     photo = _decode(asked.photo, functools.partial(decode_photo, max_pixels=_MAX_PIXELS))
-    read_mask = functools.partial(decode_mask, size=photo.rgb.shape[:2], max_pixels=_MAX_PIXELS)
-    reading = _decode(asked.mask, read_mask)
-    for note in reading.notes:
-        sys.stderr.write(f"rayfill: {asked.mask}: {note}\n")
-    inpainter = _load(asked.model, tracking_uri=paths.tracking_uri(asked.tracking_uri))
+    height, width = photo.rgb.shape[:2]
+    mask = _read_mask(asked.mask, size=(height, width)) if asked.mask else None
+    inpainter, side = _load(asked.model, tracking_uri=paths.tracking_uri(asked.tracking_uri))
+    if mask is None:
+        mask = _find(inpainter, photo.rgb, asked=asked, max_side=asked.segment_side or side)
     result = inpainter.inpaint(
-        photo.rgb, reading.mask, expand_px=asked.expand_px, feather_px=asked.feather_px
+        photo.rgb, mask, expand_px=asked.expand_px, feather_px=asked.feather_px
     )
     _write(asked.out, result, photo=photo)
-    share = float((reading.mask > 0).mean())
-    sys.stdout.write(f"{asked.out}: filled {share:.1%} of {photo.rgb.shape[1]}x")
-    sys.stdout.write(f"{photo.rgb.shape[0]} pixels with {inpainter.name or asked.model}.\n")
+    share = float((mask > 0).mean())
+    sys.stdout.write(f"{asked.out}: filled {share:.1%} of {width}x{height} pixels with ")
+    sys.stdout.write(f"{inpainter.name or asked.model}.\n")
     return 0
 
 
-def _load(model: str, *, tracking_uri: str) -> Inpainter:
+def _read_mask(path: Path, *, size: tuple[int, int]) -> UInt8Array:
+    from rayfill_data.codec import decode_mask
+
+    reading = _decode(path, functools.partial(decode_mask, size=size, max_pixels=_MAX_PIXELS))
+    for note in reading.notes:
+        sys.stderr.write(f"rayfill: {path}: {note}\n")
+    return reading.mask
+
+
+def _find(inpainter: Inpainter, rgb: UInt8Array, *, asked: EraseArgs, max_side: int) -> UInt8Array:
+    """Return the mask of what was clicked on."""
+    from rayfill.finding import Finder
+    from rayfill.models.joint import JointModel
+
+    if not isinstance(inpainter.model, JointModel):
+        raise RayfillError(
+            f"--model {asked.model} has no segmenter, which --click needs: name a joint model, or "
+            "give a --mask."
+        )
+    finder = Finder(inpainter.model, max_side=max_side)
+    found = finder.find(rgb, clicks=[(x, y, 1) for x, y in asked.click])
+    if not found.found:
+        places = " or ".join(f"{x:g} {y:g}" for x, y in asked.click)
+        raise RayfillError(
+            f"{asked.photo}: {asked.model} finds no {' or '.join(finder.labels)} at {places}: "
+            "click elsewhere, or give a --mask."
+        )
+    sys.stdout.write(f"{asked.photo}: found {', '.join(found.labels)}.\n")
+    return found.mask
+
+
+def _load(model: str, *, tracking_uri: str) -> tuple[Inpainter, int]:
+    """Return a model, and the longest side that its segmenter would be shown."""
     from rayfill.baselines import BASELINES
+    from rayfill.finding import DEFAULT_MAX_SIDE, trained_side
     from rayfill.inference import Inpainter
 
     if model in BASELINES:
-        return Inpainter(BASELINES[model], name=model)
+        return Inpainter(BASELINES[model], name=model), DEFAULT_MAX_SIDE
     if "://" in model or Path(model).is_dir():
-        return Inpainter.from_bundle(model)
+        return Inpainter.from_bundle(model), DEFAULT_MAX_SIDE
     name, at, alias = model.partition("@")
     if not at:
         raise RayfillError(
@@ -93,7 +139,8 @@ def _load(model: str, *, tracking_uri: str) -> Inpainter:
 
     found = find_model(name, alias=alias, tracking_uri=tracking_uri)
     cache = paths.home() / "cache" / "models"
-    return Inpainter.from_bundle(fetch_bundle(found, tracking_uri=tracking_uri, cache_dir=cache))
+    bundle = fetch_bundle(found, tracking_uri=tracking_uri, cache_dir=cache)
+    return Inpainter.from_bundle(bundle), trained_side(found.protocol)
 
 
 def _decode(path: Path, decode: Callable[[bytes], PictureT]) -> PictureT:
