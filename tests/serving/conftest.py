@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import re
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -33,6 +34,13 @@ from rayfill_serving.service import InpaintService
 
 LEAKS = re.compile(r"0x[0-9a-f]{4,}|/(home|root|tmp|usr|work)/|Traceback|Error\b|\.py\b|<_io")
 UInt8 = NDArray[np.uint8]
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--disable-sync",
+]
 UNET = {"width": 4, "depth": 2}
 LABELS = ("nothing", "red car", "blue boat")
 JOINT = {
@@ -103,6 +111,12 @@ class Pictures:
             noise = rng.integers(-20, 21, (*truth[rows, columns].shape, 3))
             photo[rows, columns] = np.clip(np.array(colour) + noise, 0, 255)
         return photo, truth
+
+    @staticmethod
+    def click(truth: UInt8, label: int) -> list[int]:
+        """Return x and y of the middle of an object, and 1."""
+        lines, columns = (truth == label).nonzero()
+        return [int(columns.mean()), int(lines.mean()), 1]
 
     @staticmethod
     def encode(array: UInt8 | Image.Image, form: str = "PNG", **options: Any) -> bytes:
@@ -282,3 +296,31 @@ def joint_server(
 ) -> Iterator[Server]:
     with serving(joint) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=shutil.which("chromium") or shutil.which("chromium-browser"),
+            args=CHROMIUM_ARGUMENTS,
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def tab(browser: Any, complaints: list[str]) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 1100, "height": 800})
+    tab = context.new_page()
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
+    yield tab
+    context.close()

@@ -33,6 +33,7 @@ def test_every_bad_argument_is_named_at_once() -> None:
         {"replicas": 0},
         {"timeout_s": 0},
         {"poll_s": float("nan")},
+        {"segment_side": 31},
         {"models": " , "},
         {"allowed_hosts": ""},
     ],

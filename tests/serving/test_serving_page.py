@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +16,28 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt install chromium)"),
 ]
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--no-first-run",
-    "--disable-sync",
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
-def complaints() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def page(browser: Any, server: Any, complaints: list[str]) -> Iterator[Any]:
-    context = browser.new_context(viewport={"width": 1100, "height": 800})
-    tab = context.new_page()
-    tab.on("pageerror", lambda error: complaints.append(str(error)))
-    tab.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
+def page(tab: Any, server: Any) -> Any:
     tab.goto(f"http://127.0.0.1:{server.port}/")
-    yield tab
-    context.close()
+    return tab
+
+
+@pytest.fixture
+def finding(tab: Any, joint_server: Any, scene_file: Path) -> Any:
+    """The page of a server with a segmenter, a scene open and the select tool in hand."""
+    tab.goto(f"http://127.0.0.1:{joint_server.port}/")
+    open_photo(tab, scene_file)
+    tab.click("#select")
+    return tab
+
+
+@pytest.fixture
+def scene_file(pictures: Any, tmp_path: Path) -> Path:
+    path = tmp_path / "scene.png"
+    path.write_bytes(pictures.encode(pictures.scene()[0]))
+    return path
 
 
 @pytest.fixture
@@ -73,6 +61,22 @@ def drag(page: Any, *points: tuple[float, float]) -> None:
     for place in places[1:]:
         page.mouse.move(*place, steps=5)
     page.mouse.up()
+
+
+def place(page: Any, x: float, y: float) -> tuple[float, float]:
+    """Return where on the screen a place of the photo, in its own pixels, is."""
+    left, top, scale = page.evaluate(
+        "(() => { const box = photo.getBoundingClientRect();"
+        " return [box.left, box.top, box.width / photo.width]; })()"
+    )
+    return left + scale * x, top + scale * y
+
+
+def click_on(page: Any, truth: np.ndarray, **options: Any) -> None:
+    """Click in the middle of an object and wait for the answer."""
+    lines, columns = truth.nonzero()
+    page.mouse.click(*place(page, columns.mean(), lines.mean()), **options)
+    page.wait_for_selector(".spot", state="detached")
 
 
 def save_mask(page: Any) -> np.ndarray:
@@ -244,3 +248,145 @@ def test_pasting_a_picture(page: Any, photo_file: Path) -> None:
         data,
     )
     page.wait_for_selector("body[data-step=paint]")
+
+
+def test_a_rectangle_covers_the_pixels_it_touches(page: Any, photo_file: Path) -> None:
+    open_photo(page, photo_file)
+    expected = np.zeros((96, 128), np.uint8)
+    page.keyboard.press("r")
+    assert page.get_attribute("#box", "aria-pressed") == "true"
+
+    def box(*corners: tuple[float, float]) -> None:
+        page.mouse.move(*place(page, *corners[0]))
+        page.mouse.down()
+        page.mouse.move(*place(page, *corners[1]), steps=4)
+        assert page.is_visible("#marquee")
+        page.mouse.up()
+        assert page.is_hidden("#marquee")
+
+    box((10.5, 20.5), (30.5, 40.5))
+    expected[20:41, 10:31] = 255
+    np.testing.assert_array_equal(save_mask(page), expected)
+    box((131.5, 99.5), (100.5, 80.5))  # from outside the photo, towards its start
+    expected[80:, 100:] = 255
+    np.testing.assert_array_equal(save_mask(page), expected)
+    page.mouse.click(*place(page, 60, 60))  # no drag, no rectangle
+    np.testing.assert_array_equal(save_mask(page), expected)
+    page.click("#take-out")
+    box((15.5, 25.5), (19.5, 29.5))
+    page.click("#add")
+    page.keyboard.down("Shift")
+    box((25.5, 25.5), (29.5, 29.5))
+    page.keyboard.up("Shift")
+    holed = expected.copy()
+    holed[25:30, 15:20] = holed[25:30, 25:30] = 0
+    np.testing.assert_array_equal(save_mask(page), holed)
+    page.click("#undo")
+    page.click("#undo")
+    np.testing.assert_array_equal(save_mask(page), expected)
+    page.click("#redo")
+    page.click("#redo")
+    np.testing.assert_array_equal(save_mask(page), holed)
+
+
+def test_without_a_segmenter_there_is_no_select_tool(page: Any, photo_file: Path) -> None:
+    open_photo(page, photo_file)
+    assert page.is_hidden("#select")
+    page.keyboard.press("s")
+    assert page.get_attribute("#brush", "aria-pressed") == "true"
+    for id_, key in (("brush", "(B)"), ("eraser", "(E)"), ("box", "(R)"), ("select", "(S)")):
+        assert key in page.get_attribute(f"#{id_}", "title")
+
+
+def test_clicks_add_objects_and_take_them_out(
+    finding: Any, pictures: Any, joint_server: Any, complaints: list[str]
+) -> None:
+    photo, truth = pictures.scene()
+    assert "red car, blue boat" in finding.inner_text("#tool-hint")
+    masks = {}
+    for label in (1, 2):
+        lines, columns = (truth == label).nonzero()
+        click = [columns.mean(), lines.mean(), 1]
+        answer = joint_server.segment(pictures.encode(photo), [click])
+        masks[label] = pictures.decode(answer.content)
+    click_on(finding, truth == 1)
+    assert finding.inner_text("#notice") == "Added: red car."
+    np.testing.assert_array_equal(save_mask(finding), masks[1])
+    click_on(finding, truth == 2)
+    np.testing.assert_array_equal(save_mask(finding), masks[1] | masks[2])
+    finding.keyboard.press("Control+z")
+    np.testing.assert_array_equal(save_mask(finding), masks[1])
+    finding.keyboard.press("Control+y")
+    for key, button in (("Shift", "left"), ("Alt", "left"), (None, "right")):
+        if key:
+            finding.keyboard.down(key)
+        click_on(finding, truth == 1, button=button)
+        if key:
+            finding.keyboard.up(key)
+        assert finding.inner_text("#notice") == "Taken out: red car."
+        np.testing.assert_array_equal(save_mask(finding), masks[2])
+        finding.click("#undo")
+    finding.click("#run")
+    finding.wait_for_selector("body[data-step=result]")
+    assert complaints == []
+
+
+def test_a_click_on_nothing_says_what_can_be_found(finding: Any) -> None:
+    finding.mouse.click(*place(finding, 64.5, 1.5))
+    finding.wait_for_selector("#notice:not([hidden])")
+    assert "Nothing was found there" in finding.inner_text("#notice")
+    assert "red car, blue boat" in finding.inner_text("#notice")
+    assert finding.is_disabled("#undo")
+    finding.mouse.click(*place(finding, 64, -3))  # beside the photo: no click at all
+    assert finding.locator(".spot").count() == 0
+
+
+def test_a_search_belongs_to_its_photo_and_remove_waits_for_it(
+    finding: Any, pictures: Any, scene_file: Path
+) -> None:
+    _, truth = pictures.scene()
+    lines, columns = (truth == 1).nonzero()
+    held: list[Any] = []
+    finding.route("**/api/v1/segment", lambda route: held.append(route))
+    finding.mouse.click(*place(finding, columns.mean(), lines.mean()))
+    finding.wait_for_selector(".spot")
+    finding.click(".when-paint .again")
+    finding.wait_for_selector(".spot", state="detached")
+    open_photo(finding, scene_file)
+    assert save_mask(finding).sum() == 0
+
+    with finding.expect_request("**/api/v1/segment"):
+        finding.mouse.click(*place(finding, columns.mean(), lines.mean()))
+    finding.click("#run")
+    assert finding.get_attribute("body", "data-step") == "paint"
+    held[-1].continue_()
+    finding.wait_for_selector("body[data-step=result]")
+
+
+def test_a_search_that_fails_is_explained(finding: Any, pictures: Any) -> None:
+    finding.route("**/api/v1/segment", lambda route: route.abort())
+    click_on(finding, pictures.scene()[1] == 1)
+    assert "cannot be reached" in finding.inner_text("#notice.bad")
+    assert finding.is_disabled("#undo")
+
+
+def test_selecting_by_touch(
+    browser: Any, joint_server: Any, scene_file: Path, pictures: Any
+) -> None:
+    context = browser.new_context(
+        viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True
+    )
+    phone = context.new_page()
+    phone.goto(f"http://127.0.0.1:{joint_server.port}/")
+    open_photo(phone, scene_file)
+    phone.tap("#select")
+    lines, columns = (pictures.scene()[1] == 2).nonzero()
+    phone.touchscreen.tap(*place(phone, columns.mean(), lines.mean()))
+    phone.wait_for_selector("#undo:enabled")
+    assert save_mask(phone).sum() > 0
+    phone.tap("#take-out")
+    phone.touchscreen.tap(*place(phone, columns.mean(), lines.mean()))
+    phone.wait_for_selector("#notice:has-text('Taken out: blue boat.')")
+    assert save_mask(phone).sum() == 0
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    context.close()

@@ -12,7 +12,7 @@ export class Trouble extends Error {
 const PLAIN = {
   busy: "The server is busy with other photos. Please try again in a moment.",
   no_model: "No model is ready yet. Train one and promote it; this page will notice.",
-  model_failed: "The model could not fill this hole. Try a smaller or different mask.",
+  model_failed: "The model failed on this photo. Try a different mask or place.",
   body_too_large: "This photo is too large for the server. Use a smaller one.",
 };
 
@@ -51,20 +51,37 @@ export async function fetchModels() {
 }
 
 export async function inpaint({ photo, mask, fields, signal, onWait }) {
+  const form = formOf({ image: photo, mask }, fields);
+  const response = await post("/api/v1/inpaint", { form, signal, onWait });
+  return {
+    picture: await response.blob(),
+    model: decodeURIComponent(response.headers.get("X-Model") ?? ""),
+    milliseconds: Number(response.headers.get("X-Latency-Ms")),
+    notes: response.headers.get("X-Notes"),
+  };
+}
+
+// The mask of what lies at a place of the photo, and its names; no mask where nothing was found.
+export async function segment({ photo, place, model, signal }) {
+  const clicks = JSON.stringify([[Number(place.x.toFixed(2)), Number(place.y.toFixed(2)), 1]]);
+  const response = await post("/api/v1/segment", { form: formOf({ image: photo }, { clicks, model }), signal });
+  const mask = await response.blob();
+  if (response.headers.get("X-Found") !== "1") return { mask: null, names: [] };
+  return { mask, names: (response.headers.get("X-Label") ?? "").split(",").map(decodeURIComponent) };
+}
+
+function formOf(files, fields) {
   const form = new FormData();
-  form.append("image", photo, "photo");
-  form.append("mask", mask, "mask.png");
+  for (const [name, file] of Object.entries(files)) form.append(name, file, name);
   for (const [name, value] of Object.entries(fields)) form.append(name, value);
+  return form;
+}
+
+// Post a form, again where the server says it is busy; onWait is told.
+async function post(path, { form, signal, onWait = () => {} }) {
   for (let attempt = 1; ; attempt += 1) {
-    const response = await ask("/api/v1/inpaint", { method: "POST", body: form, signal });
-    if (response.ok) {
-      return {
-        picture: await response.blob(),
-        model: decodeURIComponent(response.headers.get("X-Model") ?? ""),
-        milliseconds: Number(response.headers.get("X-Latency-Ms")),
-        notes: response.headers.get("X-Notes"),
-      };
-    }
+    const response = await ask(path, { method: "POST", body: form, signal });
+    if (response.ok) return response;
     const trouble = await troubleFrom(response);
     const wait = Number(response.headers.get("Retry-After"));
     if (trouble.code !== "busy" || !wait || attempt === MAX_TRIES) throw trouble;

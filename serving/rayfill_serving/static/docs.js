@@ -3,7 +3,7 @@
 const REASONS = {
   200: "done", 400: "cannot be read, or mask and photo differ in size", 403: "wrong host or other web site",
   404: "no such address or model", 408: "the upload took too long", 413: "too large", 415: "not a JPEG, PNG or WebP",
-  422: "a field is missing, unknown or out of range", 500: "the server or the model failed", 502: "the worker stopped: retry",
+  422: "a field is missing, unknown or not allowed here", 500: "the server or the model failed", 502: "the worker stopped: retry",
   503: "busy, or no model yet: retry after Retry-After seconds", 504: "took too long",
 };
 

@@ -1,7 +1,12 @@
 // Pointers on the stage: one draws (mouse, pen or finger), two pinch, the wheel zooms, and the
-// middle button or the space bar drags.
+// middle button or the space bar drags. The right button draws where takesRight() says so.
 
-export function listen(stage, view, { begin, extend, end, abandon, hover, leave }) {
+const LEFT = 0;
+const MIDDLE = 1;
+const RIGHT = 2;
+const PEN_ERASER = 5;
+
+export function listen(stage, view, { begin, extend, end, abandon, hover, leave, takesRight }) {
   const down = new Map();
   let dragging = false;
   let drawing = null;
@@ -21,7 +26,7 @@ export function listen(stage, view, { begin, extend, end, abandon, hover, leave 
 
   stage.addEventListener("pointerdown", (event) => {
     if (event.target.closest("button, label, #working")) return;
-    if (event.button > 1) return;
+    if (![LEFT, MIDDLE, PEN_ERASER].includes(event.button) && !(event.button === RIGHT && takesRight())) return;
     event.preventDefault();
     document.activeElement?.blur();
     stage.setPointerCapture(event.pointerId);
@@ -30,7 +35,7 @@ export function listen(stage, view, { begin, extend, end, abandon, hover, leave 
       if (drawing !== null) abandon();
       drawing = null;
       dragging = true;
-    } else if (event.button === 1 || space) {
+    } else if (event.button === MIDDLE || space) {
       dragging = true;
     } else {
       drawing = event.pointerId;
@@ -66,6 +71,7 @@ export function listen(stage, view, { begin, extend, end, abandon, hover, leave 
   stage.addEventListener("pointerup", lift);
   stage.addEventListener("pointercancel", lift);
   stage.addEventListener("pointerleave", leave);
+  stage.addEventListener("contextmenu", (event) => { if (takesRight()) event.preventDefault(); });
   stage.addEventListener("wheel", (event) => {
     event.preventDefault();
     view.zoom(Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0015)), view.onStage(event));

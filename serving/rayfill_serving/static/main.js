@@ -3,7 +3,10 @@
 import { fetchModels, inpaint, readMask, Trouble } from "./api.js";
 import { isControl, listen } from "./gestures.js";
 import { Mask, stencilFrom } from "./mask.js";
-import { openPhoto } from "./photo.js";
+import { openPhoto, paintOn } from "./photo.js";
+import { scoreRows } from "./scores.js";
+import { Search } from "./search.js";
+import { boxer, clicker, painter } from "./tools.js";
 import { View } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
@@ -14,12 +17,14 @@ let limits = { max_pixels: 16e6, max_body_bytes: 20 * 2 ** 20 };
 let models = [];
 let photo = null; // { bitmap, blob, name }
 let result = null; // { bitmap, blob }
-let erasing = false;
+let tool = "brush"; // a key of tools
+let takingOut = false; // what box and select do to the mask
 let split = 0.5; // where the compare divider stands, 0 to 1 over the photo's width
 let running = null; // AbortController of the request under way
 
 const view = new View(stage, $("sheet"), onViewMoved);
 const mask = new Mask($("mask"), onMaskChanged);
+const search = new Search(stage, { found: onFound, failed: complain });
 
 // ---- steps ------------------------------------------------------------------------------------
 
@@ -54,6 +59,7 @@ async function take(file) {
 }
 
 function setPhoto(opened) {
+  search.stop();
   photo?.bitmap.close();
   photo = opened;
   const { width, height } = photo.bitmap;
@@ -66,12 +72,6 @@ function setPhoto(opened) {
   say(photo.note);
 }
 
-function paintOn(canvas, bitmap) {
-  canvas.width = bitmap.width;
-  canvas.height = bitmap.height;
-  canvas.getContext("2d").drawImage(bitmap, 0, 0);
-}
-
 function forgetResult() {
   if (result) URL.revokeObjectURL($("download").href);
   result = null;
@@ -79,6 +79,7 @@ function forgetResult() {
 
 function startOver() {
   say("");
+  search.stop();
   photo = null;
   forgetResult();
   mask.reset(1, 1);
@@ -87,7 +88,59 @@ function startOver() {
   loadModels();
 }
 
-// ---- brush --------------------------------------------------------------------------------------
+// ---- tools --------------------------------------------------------------------------------------
+
+const takesOut = (event) => takingOut || event.shiftKey || event.altKey || event.ctrlKey || event.button === 2;
+const tools = {
+  brush: painter(mask, view, { size: brushSize, erases: false }),
+  eraser: painter(mask, view, { size: brushSize, erases: true }),
+  box: boxer(mask, view, $("marquee"), { takesOut }),
+  select: clicker(view, { pick, takesOut }),
+};
+const paints = () => tool === "brush" || tool === "eraser";
+
+function pickTool(name) {
+  if ($(name).hidden) return;
+  tool = name;
+  for (const id of Object.keys(tools)) $(id).setAttribute("aria-pressed", String(id === name));
+  $("size-box").hidden = !paints();
+  $("modes").hidden = paints();
+  $("tool-hint").hidden = paints();
+  $("tool-hint").textContent = tool === "box"
+    ? "Drag a rectangle over what should go."
+    : `Click on what should go. ${whatIsFound()}`;
+  $("cursor").hidden = true;
+}
+
+function pickMode(out) {
+  takingOut = out;
+  $("add").setAttribute("aria-pressed", String(!out));
+  $("take-out").setAttribute("aria-pressed", String(out));
+}
+
+// The model that looks for what is clicked on: the chosen one if it can, else the first that can.
+function finder() {
+  const able = models.filter(({ labels }) => labels.length > 0);
+  return able.find(({ name }) => name === $("model").value) ?? able[0];
+}
+
+function whatIsFound() { return `This model finds: ${finder()?.labels.join(", ")}.`; }
+
+function showFinder() {
+  const able = finder() !== undefined;
+  for (const id of ["select", "select-key", "select-intro"]) $(id).hidden = !able;
+  pickTool(tool === "select" && !able ? "brush" : tool);
+}
+
+function pick({ photo: place, stage: at, out }) {
+  search.start({ photo: photo.blob, model: finder().name, place, at, out });
+}
+
+function onFound({ shape, names, out }) {
+  if (shape) mask.stamp(shape, out);
+  if (shape) say(`${out ? "Taken out" : "Added"}: ${names.join(", ")}.`);
+  else say(`Nothing was found there. ${whatIsFound()} Paint over anything else.`);
+}
 
 // The slider is geometric: from two pixels to a third of the photo.
 function brushSize() {
@@ -107,12 +160,6 @@ function resize(step) {
   showSize();
 }
 
-function pickTool(erase) {
-  erasing = erase;
-  $("brush").setAttribute("aria-pressed", String(!erase));
-  $("eraser").setAttribute("aria-pressed", String(erase));
-}
-
 function onMaskChanged() {
   $("undo").disabled = !mask.canUndo;
   $("redo").disabled = !mask.canRedo;
@@ -127,16 +174,17 @@ listen(stage, view, {
   begin(event) {
     if (running) return;
     if (body.dataset.step === "result") slideTo(event);
-    else if (photo) mask.begin(view.onPhoto(event), brushSize(), erasing || event.buttons === 32);
+    else if (photo) tools[tool].begin(event);
   },
   extend(event) {
     if (body.dataset.step === "result") slideTo(event);
-    else mask.extend(view.onPhoto(event));
+    else tools[tool].extend(event);
   },
-  end: () => mask.end(),
-  abandon: () => mask.abandon(),
+  end: () => tools[tool].end(),
+  abandon: () => tools[tool].abandon(),
+  takesRight: () => body.dataset.step === "paint" && !paints(),
   hover(event) {
-    const shown = body.dataset.step === "paint" && event.pointerType !== "touch" && !running;
+    const shown = body.dataset.step === "paint" && paints() && event.pointerType !== "touch" && !running;
     $("cursor").hidden = !shown;
     const { x, y } = view.onStage(event);
     $("cursor").style.transform = `translate(${x}px, ${y}px) translate(-50%, -50%)`;
@@ -167,6 +215,8 @@ function hold(held) {
 // ---- the request --------------------------------------------------------------------------------
 
 async function run() {
+  if (running || !photo) return;
+  await search.settled;
   if (running || !photo) return;
   if (mask.isEmpty) {
     say("Paint over what should go first.", { bad: true });
@@ -236,6 +286,7 @@ async function loadModels() {
     $("expand").max = Math.min(48, limits.max_expand_px);
   } catch (error) {
     models = [];
+    showFinder();
     complain(error);
     return;
   }
@@ -245,26 +296,16 @@ async function loadModels() {
   $("model").disabled = models.length < 2;
   $("model-box").hidden = models.length === 0;
   showScores();
+  showFinder();
   if (models.length === 0) {
     say("No model is ready yet. Train one and promote it; this page will notice.", { bad: true });
     setTimeout(loadModels, 5000);
   } else if ($("notice").textContent.startsWith("No model")) say("");
 }
 
-const SCORE_NAMES = { hole_psnr: "PSNR in holes", hole_ssim: "SSIM in holes", psnr: "PSNR", ssim: "SSIM", lpips: "LPIPS", l1: "L1" };
-
 function showScores() {
   const model = models.find(({ name }) => name === $("model").value);
-  const rows = Object.entries(SCORE_NAMES).filter(([key]) => key in (model?.scores ?? {})).map(([key, label]) => {
-    const row = document.createElement("div");
-    const name = document.createElement("dt");
-    const value = document.createElement("dd");
-    name.textContent = label;
-    value.textContent = key.endsWith("psnr") ? `${model.scores[key].toFixed(1)} dB` : model.scores[key].toFixed(3);
-    row.append(name, value);
-    return row;
-  });
-  $("scores").replaceChildren(...rows);
+  $("scores").replaceChildren(...scoreRows(model?.scores ?? {}));
 }
 
 // ---- mask files ---------------------------------------------------------------------------------
@@ -297,7 +338,9 @@ async function saveMask() {
 
 const pixels = (id) => { $(`${id}-text`).textContent = `${$(id).value} px`; };
 const clicks = {
-  brush: () => pickTool(false), eraser: () => pickTool(true),
+  brush: () => pickTool("brush"), eraser: () => pickTool("eraser"),
+  box: () => pickTool("box"), select: () => pickTool("select"),
+  add: () => pickMode(false), "take-out": () => pickMode(true),
   undo: () => mask.undo(), redo: () => mask.redo(), clear: () => mask.clear(),
   invert: () => mask.invert(), "mask-save": saveMask, run, cancel: () => running?.abort(),
   back: () => { go("paint"); say(""); }, "go-on": goOn,
@@ -310,7 +353,7 @@ for (const id of ["expand", "feather"]) {
   pixels(id);
 }
 $("size").addEventListener("input", showSize);
-$("model").addEventListener("change", showScores);
+$("model").addEventListener("change", () => { showScores(); showFinder(); });
 $("file").addEventListener("change", (event) => take(event.target.files[0]));
 $("mask-file").addEventListener("change", async (event) => {
   await loadMask(event.target.files[0]);
@@ -336,6 +379,7 @@ addEventListener("drop", (event) => {
   take(event.dataTransfer.files[0]);
 });
 
+const KEYS = { b: "brush", e: "eraser", r: "box", s: "select" };
 addEventListener("keydown", (event) => {
   if (body.dataset.step !== "paint" || event.target.matches?.("select")) return;
   const key = event.key.toLowerCase();
@@ -344,8 +388,7 @@ addEventListener("keydown", (event) => {
   else if (event.ctrlKey || event.metaKey || event.altKey) return;
   else if (key === "[") resize(-4);
   else if (key === "]") resize(4);
-  else if (key === "b") pickTool(false);
-  else if (key === "e") pickTool(true);
+  else if (key in KEYS) pickTool(KEYS[key]);
   else if (key === "enter" && !isControl(event.target)) run();
   else return;
   event.preventDefault();

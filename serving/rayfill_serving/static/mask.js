@@ -51,6 +51,20 @@ export class Mask {
   invert() { this.#do({ kind: "invert" }); }
   replace(stencil) { this.#do({ kind: "replace", stencil }); }
 
+  // The whole pixels that a box touches, added or taken out; outside the photo there is nothing.
+  box(from, to, erase) {
+    const [left, right] = [from.x, to.x].sort((a, b) => a - b);
+    const [top, bottom] = [from.y, to.y].sort((a, b) => a - b);
+    const x = Math.max(0, Math.floor(left));
+    const y = Math.max(0, Math.floor(top));
+    const width = Math.min(this.canvas.width, Math.ceil(right)) - x;
+    const height = Math.min(this.canvas.height, Math.ceil(bottom)) - y;
+    if (width > 0 && height > 0) this.#do({ kind: "box", x, y, width, height, erase });
+  }
+
+  // A shape from shapeFrom(), added or taken out.
+  stamp({ sheet, x, y }, erase) { this.#do({ kind: "stamp", sheet, x, y, erase }); }
+
   undo() {
     if (!this.canUndo) return;
     this.undone.push(this.done.pop());
@@ -121,6 +135,13 @@ export class Mask {
       this.#wipe();
     } else if (action.kind === "invert") {
       this.#fill("source-out");
+    } else if (action.kind === "box" || action.kind === "stamp") {
+      context.save();
+      context.globalCompositeOperation = action.erase ? "destination-out" : "source-over";
+      context.fillStyle = TINT;
+      if (action.kind === "box") context.fillRect(action.x, action.y, action.width, action.height);
+      else context.drawImage(action.sheet, action.x, action.y);
+      context.restore();
     } else {
       this.#wipe();
       context.drawImage(action.stencil, 0, 0, canvas.width, canvas.height);
@@ -173,4 +194,29 @@ export async function stencilFrom(blob) {
   }
   context.putImageData(pixels, 0, 0);
   return sheet;
+}
+
+// The white part of a black and white picture, tinted and cut out: a history of whole photos would
+// fill the memory.
+export async function shapeFrom(blob) {
+  const stencil = await stencilFrom(blob);
+  const { width, height } = stencil;
+  const { data } = stencil.getContext("2d").getImageData(0, 0, width, height);
+  let [left, top, right, bottom] = [width, height, -1, -1];
+  for (let y = 0, index = 3; y < height; y += 1) {
+    for (let x = 0; x < width; x += 1, index += 4) {
+      if (!data[index]) continue;
+      if (x < left) left = x;
+      if (x > right) right = x;
+      if (y < top) top = y;
+      bottom = y;
+    }
+  }
+  const sheet = new OffscreenCanvas(Math.max(1, right - left + 1), Math.max(1, bottom - top + 1));
+  const context = sheet.getContext("2d");
+  context.drawImage(stencil, -left, -top);
+  context.globalCompositeOperation = "source-in";
+  context.fillStyle = TINT;
+  context.fillRect(0, 0, sheet.width, sheet.height);
+  return { sheet, x: left, y: top };
 }

@@ -42,3 +42,9 @@ async function within(blob, limits) {
   bitmap.close();
   return smaller;
 }
+
+export function paintOn(canvas, bitmap) {
+  canvas.width = bitmap.width;
+  canvas.height = bitmap.height;
+  canvas.getContext("2d").drawImage(bitmap, 0, 0);
+}
