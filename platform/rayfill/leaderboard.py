@@ -32,9 +32,9 @@ _COLUMNS = {
     "l1": _Column(title="L1 ↓", digits=4, usual=False),
     "dice": _Column(title="Dice ↑", digits=4, usual=False),
     "dice_ceiling": _Column(title="Dice ceiling", digits=4, usual=False),
-    "removal_psnr": _Column(title="PSNR removal ↑", digits=2, usual=False),
-    "removal_ssim": _Column(title="SSIM removal ↑", digits=4, usual=False),
-    "growth_px": _Column(title="mask growth, px", digits=2, usual=False),
+    "removal_psnr": _Column(title="PSNR rem. ↑", digits=2, usual=False),
+    "removal_ssim": _Column(title="SSIM rem. ↑", digits=4, usual=False),
+    "growth_px": _Column(title="growth, px", digits=2, usual=False),
     "uncovered": _Column(title="uncovered ↓", digits=4, usual=False),
     "found": _Column(title="found ↑", digits=3, usual=False),
     "iou": _Column(title="mask IoU ↑", digits=3, usual=False),
@@ -105,11 +105,14 @@ class Leaderboard:
         header, rows = self._cells()
         table = Table(title=self.title)
         for column in header:
-            left = column in ("system", "kind")
-            justify: JustifyMethod = "left" if left else "right"
-            width = 14 if column == "system" else None
+            justify: JustifyMethod = "left" if column in ("system", "kind") else "right"
+            folds = column == "system"
             table.add_column(
-                column, justify=justify, no_wrap=not left, overflow="fold", min_width=width
+                column,
+                justify=justify,
+                no_wrap=not folds,
+                overflow="fold",
+                min_width=14 if folds else None,
             )
         kind = header.index("kind")
         for number, row in enumerate(rows, start=1):

@@ -177,7 +177,7 @@ def test_a_column_that_was_asked_for_has_empty_cells_and_is_left_out_where_nobod
     )
     second, first = rows_of(board(*entries, columns=("dice", "growth_px")))
     assert sorted([first["Dice ↑"], second["Dice ↑"]]) == ["", "0.5800"]
-    assert "mask growth, px" not in first
+    assert "growth, px" not in first
 
 
 def test_buckets_show_what_is_ranked() -> None:
