@@ -12,6 +12,7 @@ from rayfill.config import RunConfig, replace
 from rayfill.losses import Availability
 from rayfill.sweep_plan import (
     Outcome,
+    Variant,
     leave_out_untrainable,
     open_plan,
     plan_trials,
@@ -165,3 +166,20 @@ def test_outcomes_come_back_as_written(tmp_path: Path) -> None:
     assert read_outcome(run_dir) == outcome
     write_outcome(run_dir, Outcome(status="finished", epoch=4))
     assert read_outcome(run_dir) == Outcome(status="finished", epoch=4)
+
+
+def test_a_variant_changes_several_keys_under_one_name() -> None:
+    variants = (
+        Variant(name="plain", changes={"model.name": "unet", "model.mask_channel": False}),
+        Variant(name="partial", changes={"model.name": "partial_conv_unet"}),
+    )
+    trials = plan_trials(RunConfig(), {"train.seed": (0, 1), "system": variants})
+    assert [trial.name for trial in trials] == [
+        "01-seed0-plain",
+        "02-seed0-partial",
+        "03-seed1-plain",
+        "04-seed1-partial",
+    ]
+    assert [trial.model.name for trial in trials[:2]] == ["unet", "partial_conv_unet"]
+    assert [trial.model.mask_channel for trial in trials[:2]] == [False, True]
+    assert [trial.train.seed for trial in trials] == [0, 0, 1, 1]
