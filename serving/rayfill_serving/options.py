@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from rayfill.finding import LEAST_MAX_SIDE
 from rayfill.paths import tracking_uri as default_tracking_uri
 from rayfill.registry import CHAMPION, DEFAULT_MODEL_NAME
 from rayfill_data.errors import ConfigError, unknown_name
@@ -73,11 +72,15 @@ class ServingOptions:
             for name in above_zero
             if not getattr(self, name) > 0
         ]
-        if self.segment_side != 0 and self.segment_side < LEAST_MAX_SIDE:
-            problems.append(
-                f"segment_side is {self.segment_side}, but must be 0 or at least {LEAST_MAX_SIDE}: "
-                "choose a larger number."
-            )
+        if self.segment_side:
+            # Late: it imports torch, which asking for help must not wait for.
+            from rayfill.finding import LEAST_MAX_SIDE
+
+            if self.segment_side < LEAST_MAX_SIDE:
+                problems.append(
+                    f"segment_side is {self.segment_side}, but must be 0 or at least "
+                    f"{LEAST_MAX_SIDE}: choose a larger number."
+                )
         if not self.model_names:
             problems.append("models is empty: name at least one registered model.")
         if not self.host_names:
