@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+from rayfill.config import DataConfig, EvalConfig, ModelConfig, RunConfig, TrainConfig
+
 
 def prepare_command(size: int) -> str:
     """Return the command that makes the pairs, ``size`` pixels wide."""
     return (
         "rayfill prepare coco_pairs --images DIR --annotations instances.json "
         f"--size {size} --balance-ratios --repeats 18 --out data/cache/coco_pairs{size}"
+    )
+
+
+def removal_run(name: str) -> RunConfig:
+    """Return a run of an Attention U-Net on pairs, ranked by whole pictures."""
+    return RunConfig(
+        name=name,
+        data=DataConfig(flip=True, color_jitter=0.1),
+        model=ModelConfig(name="attention_unet"),
+        train=TrainConfig(batch_size=16),
+        eval=EvalConfig(select_metric="psnr"),
     )
 
 

@@ -12,12 +12,11 @@ import sys
 from collections.abc import Sequence
 
 import _source_roots  # noqa: F401  (must come before rayfill)
-from _coco_pairs import EDGECONNECT, prepare_command
+from _coco_pairs import EDGECONNECT, prepare_command, removal_run
 
 from rayfill.baselines import BASELINES
 from rayfill.bundle import load_bundle
 from rayfill.cli import guarded
-from rayfill.config import DataConfig, EvalConfig, ModelConfig, RunConfig, TrainConfig
 from rayfill.console import make_console
 from rayfill.experiment import Experiment, Scale, run_experiment
 from rayfill.folders import write_file
@@ -28,13 +27,7 @@ _EXPANSIONS_PX = (-2, 0, 2, 4, 6, 8)
 _SPACE = {"model.name": ("attention_unet",)}
 
 EXPERIMENT = Experiment(
-    base=RunConfig(
-        name="mask_size_study",
-        data=DataConfig(flip=True, color_jitter=0.1),
-        model=ModelConfig(name="attention_unet"),
-        train=TrainConfig(batch_size=16),
-        eval=EvalConfig(select_metric="psnr"),
-    ),
+    base=removal_run("mask_size_study"),
     scales={
         "smoke": Scale(
             space=_SPACE, changes={"model.width": 4, "train.epochs": 2, "tracking.pictures": 2}

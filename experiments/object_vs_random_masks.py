@@ -11,10 +11,9 @@ import sys
 from collections.abc import Sequence
 
 import _source_roots  # noqa: F401  (must come before rayfill)
-from _coco_pairs import EDGECONNECT, prepare_command
+from _coco_pairs import EDGECONNECT, prepare_command, removal_run
 
 from rayfill.cli import guarded
-from rayfill.config import DataConfig, EvalConfig, ModelConfig, RunConfig, TrainConfig
 from rayfill.experiment import Experiment, Scale, run_experiment
 from rayfill.sweep_plan import Variant
 
@@ -27,13 +26,7 @@ _SPACE = {
 }
 
 EXPERIMENT = Experiment(
-    base=RunConfig(
-        name="object_vs_random_masks",
-        data=DataConfig(flip=True, color_jitter=0.1),
-        model=ModelConfig(name="attention_unet"),
-        train=TrainConfig(batch_size=16),
-        eval=EvalConfig(select_metric="psnr"),
-    ),
+    base=removal_run("object_vs_random_masks"),
     scales={
         "smoke": Scale(
             space=_SPACE | {"train.seed": (0,)},

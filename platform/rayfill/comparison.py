@@ -11,8 +11,6 @@ from rayfill.config import RunConfig, to_dict
 from rayfill.evaluation import Measured
 from rayfill.significance import paired_difference
 
-_UNITS = {"psnr": " dB", "hole_psnr": " dB", "removal_psnr": " dB"}
-
 
 def against_baselines(
     name: str,
@@ -71,7 +69,8 @@ def _differences(
             [measured[name].values[metric] for name in others],
         )
         verdict = "" if found.significant else " (not significant)"
-        parts.append(f"{metric} {found}{_UNITS.get(metric, '')}{verdict}")
+        unit = " dB" if metric.endswith("psnr") else ""
+        parts.append(f"{metric} {found}{unit}{verdict}")
     return "; ".join(parts)
 
 

@@ -194,19 +194,14 @@ class Leaderboard:
             rows.append(["", reported.name, "report", "", "", *values])
         return header, rows
 
-    def _bucket_metrics(self) -> tuple[str, str]:
-        """Return what is shown by hole ratio: PSNR and SSIM of what is ranked."""
-        where = self.rank_by.removesuffix("psnr").removesuffix("ssim")
-        return f"{where}psnr", f"{where}ssim"
-
     def _bucket_title(self) -> str:
         where = {"psnr": "of the picture", "removal_psnr": "after removal"}
-        shown = where.get(self._bucket_metrics()[0], "inside the hole")
+        shown = where.get(psnr_and_ssim(self.rank_by)[0], "inside the hole")
         return f"PSNR / SSIM {shown} by hole ratio (percent)"
 
     def _bucket_cells(self) -> tuple[list[str], list[list[str]]]:
         # Every system is measured on the same samples; those filled perfectly count too.
-        psnr, ssim = self._bucket_metrics()
+        psnr, ssim = psnr_and_ssim(self.rank_by)
         first = next(e for e in self.ranked() if psnr in e.table.total)
         scores = {b: s[psnr] for b, s in first.table.buckets.items()}
         counts = {bucket: score.n + score.n_infinite for bucket, score in scores.items()}
@@ -220,6 +215,12 @@ class Leaderboard:
             cells = [f"{_number(s[psnr].mean, 2)} / {_number(s[ssim].mean, 3)}" for s in means]
             rows.append([entry.name, *cells])
         return header, rows
+
+
+def psnr_and_ssim(metric: str) -> tuple[str, str]:
+    """Return PSNR and SSIM of what ``metric`` is measured on: hole, whole picture or removal."""
+    where = metric.removesuffix("psnr").removesuffix("ssim")
+    return f"{where}psnr", f"{where}ssim"
 
 
 def _mean_and_std(score: Score, digits: int) -> str:

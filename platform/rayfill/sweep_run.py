@@ -22,7 +22,7 @@ from rayfill.evaluate_all import (
 )
 from rayfill.evaluation import Measured, protocol
 from rayfill.folders import write_file
-from rayfill.leaderboard import Entry, Leaderboard
+from rayfill.leaderboard import Entry, Leaderboard, psnr_and_ssim
 from rayfill.sweep_plan import Outcome
 from rayfill.sweep_progress import SweepProgress, train_watched
 from rayfill.training.driver import TrainingJob, attach_tracker, make_job
@@ -90,14 +90,14 @@ class SweepRun:
         Raises:
             RayfillError: none was validated.
         """
-        scored = [trial for trial in self.trials if math.isfinite(self._score(self._job(trial)))]
+        scored = self._runs(None)
         if not scored:
             reasons = {outcome.reason for outcome in outcomes.values() if outcome.reason}
             raise RayfillError(
                 f"None of the {len(self.trials)} trials of {self.name!r} got as far as a "
                 f"validation: {'; '.join(sorted(reasons)) or 'no reason given'}."
             )
-        return max(scored, key=lambda trial: self._score(self._job(trial)))
+        return self._best(scored)
 
     def train_winner(self, best: RunConfig) -> RunConfig | None:
         """Train the best trial on with all workers; return the longer run, if there is one."""
@@ -184,11 +184,14 @@ class SweepRun:
         """LPIPS, or None and why it is not measured."""
         return lpips_if_available(self.trials[0].eval)
 
+    def _best(self, runs: Sequence[RunConfig]) -> RunConfig:
+        """Return the run with the best validation score."""
+        return max(runs, key=lambda run: self._score(self._job(run)))
+
     def _compared(self, winner: RunConfig | None, measured: Mapping[str, Measured]) -> list[str]:
         runs = self._runs(winner)
-        best = max(runs, key=lambda run: self._score(self._job(run)))
-        where = self.trials[0].eval.select_metric.removesuffix("psnr").removesuffix("ssim")
-        metrics = (f"{where}psnr", f"{where}ssim")
+        best = self._best(runs)
+        metrics = psnr_and_ssim(self.trials[0].eval.select_metric)
         trials = [run for run in runs if run is not winner and self.sweep.compare_trials]
         return [
             *between_systems(trials, measured=measured, metrics=metrics),
@@ -213,13 +216,13 @@ class SweepRun:
         self.parent.text(text, "leaderboard.md")
         self.parent.text(data, "leaderboard.json")
         tables = {entry.name: entry.table for entry in board.entries}
-        runs = [run for run in (*self.trials, winner) if run is not None and run.name in tables]
+        runs = self._runs(winner)
         for run in runs:
             tracker = attach_tracker(self._job(run))
             scores = {f"test/{k}": score.mean for k, score in tables[run.name].total.items()}
             tracker.metrics(scores, step=len(read_history(self._job(run).run_dir)))
             tracker.close()
-        best = max(runs, key=lambda run: self._score(self._job(run)))
+        best = self._best(runs)
         return register_champion(
             best,
             job=self._job(best),

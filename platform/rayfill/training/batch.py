@@ -6,8 +6,7 @@ import dataclasses
 
 from torch import Tensor
 
-NOTHING_LABEL = 0
-IGNORED_LABEL = 255
+from rayfill.segmentation.base import IGNORED
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +29,6 @@ class TensorBatch:
         """
         if self.labels is None:
             return self.hole_mask
-        named = (self.labels != NOTHING_LABEL) & (self.labels != IGNORED_LABEL)
+        named = (self.labels != 0) & (self.labels != IGNORED)  # label 0 is "nothing"
         inside = (named[:, None] * self.hole_mask).flatten(1).any(dim=1)
         return self.hole_mask * inside.view(-1, 1, 1, 1)

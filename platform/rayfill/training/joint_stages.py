@@ -13,6 +13,7 @@ from rayfill.losses.label_maps import label_cross_entropy
 from rayfill.models import InpaintingModel, JointModel
 from rayfill.models.edgeconnect import EdgeConnect, one_hot_labels
 from rayfill.models.joint import Found, differentiable_composite
+from rayfill.segmentation.base import IGNORED
 from rayfill.training.batch import TensorBatch
 from rayfill.training.stages import (
     InpaintingStage,
@@ -28,7 +29,6 @@ from rayfill.training.stages import (
 )
 
 _P2 = P2Weights()
-_IGNORED = 255
 
 
 class EdgeConnectStage(Stage):
@@ -121,7 +121,7 @@ class EdgeConnectStage(Stage):
             return real
         completed = self._inner.complete_labels(labels, hole_mask)
         terms["label_cross_entropy"] = Term(
-            value=label_cross_entropy(completed.logits, truth, ignore=_IGNORED),
+            value=label_cross_entropy(completed.logits, truth, ignore=IGNORED),
             weight=_P2.label_cross_entropy,
         )
         judged["labels"] = Judged(real=real, fake=completed.logits.softmax(dim=1))

@@ -25,6 +25,7 @@ from rayfill.training.stages import (
     Stage,
     StageOutput,
     Wrap,
+    channels_last,
 )
 from rayfill.training.validation import validate
 
@@ -144,7 +145,7 @@ class Recipe:
         """Return predictions of the kept weights, in [0, 1] as models in eval mode give them."""
         model = self.kept_model().eval()
         with torch.inference_mode(), autocast(self._dtype, device=self._device):
-            prediction: Tensor = model(_channels_last(image), hole_mask)
+            prediction: Tensor = model(channels_last(image), hole_mask)
         return prediction.float()
 
     def validate(self, batches: Iterable[TensorBatch]) -> dict[str, float]:
@@ -254,7 +255,3 @@ def _load_initial(network: nn.Module, uri: str) -> None:
     from rayfill.bundle import load_bundle
 
     network.load_state_dict(load_bundle(uri).model.state_dict())
-
-
-def _channels_last(image: Tensor) -> Tensor:
-    return image.contiguous(memory_format=torch.channels_last)

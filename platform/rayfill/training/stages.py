@@ -108,7 +108,7 @@ class InpaintingStage(Stage):
 
     def forward(self, batch: TensorBatch) -> StageOutput:
         """Fill the holes of a batch."""
-        prediction = self.network(_channels_last(batch.image), batch.hole_mask)
+        prediction = self.network(channels_last(batch.image), batch.hole_mask)
         painted = Painted(prediction=prediction, hole_mask=batch.hole_mask)
         return StageOutput(painted=painted, judged=judged_pictures(self, painted, batch))
 
@@ -147,5 +147,6 @@ def labels_of(batch: TensorBatch) -> Tensor:
     return batch.labels
 
 
-def _channels_last(image: Tensor) -> Tensor:
+def channels_last(image: Tensor) -> Tensor:
+    """Return pictures in the memory layout that convolutions are fastest in."""
     return image.contiguous(memory_format=torch.channels_last)

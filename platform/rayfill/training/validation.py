@@ -18,10 +18,9 @@ from rayfill.evaluation import Predict, accumulate, accumulate_removals
 from rayfill.metrics import InpaintingMetrics
 from rayfill.models import JointModel
 from rayfill.models.edgeconnect import EdgeConnect, one_hot_labels
+from rayfill.segmentation.base import IGNORED
 from rayfill.training.batch import TensorBatch
 from rayfill.training.stages import labels_of
-
-_IGNORED = 255
 
 
 def validate(
@@ -66,7 +65,7 @@ def validate(
 
 def _iou(model: JointModel, batches: Iterable[TensorBatch], *, device: torch.device) -> float:
     names = model.segmenter.labels
-    index = MulticlassJaccardIndex(len(names), average="none", ignore_index=_IGNORED).to(device)
+    index = MulticlassJaccardIndex(len(names), average="none", ignore_index=IGNORED).to(device)
     for batch in batches:
         index.update(model.segment(batch.image), labels_of(batch))
     return float(index.compute()[1:].mean())
@@ -85,11 +84,11 @@ def _label_accuracy(
     model: EdgeConnect, batches: Iterable[TensorBatch], *, device: torch.device
 ) -> float:
     classes = model.config.labels
-    score = MulticlassAccuracy(classes, average="micro", ignore_index=_IGNORED).to(device)
+    score = MulticlassAccuracy(classes, average="micro", ignore_index=IGNORED).to(device)
     for batch in batches:
         assert batch.target_labels is not None
         known = one_hot_labels(labels_of(batch), classes=classes)
         stage = model.complete_labels(known, batch.hole_mask)
         known_pixel = batch.hole_mask[:, 0] < 0.5
-        score.update(stage.logits, batch.target_labels.masked_fill(known_pixel, _IGNORED))
+        score.update(stage.logits, batch.target_labels.masked_fill(known_pixel, IGNORED))
     return float(score.compute())
