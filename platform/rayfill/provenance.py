@@ -6,6 +6,13 @@ import functools
 import importlib.metadata
 import subprocess
 from pathlib import Path
+from typing import Literal
+
+from rayfill.config import RunConfig
+
+#: What a run is: a sweep (the parent of the others), one of its phases, trials or its winner, or a
+#: run by itself.
+RunKind = Literal["sweep", "phase", "trial", "winner", "single"]
 
 _LIBRARIES = ("rayfill", "ray", "torch", "torchvision", "mlflow")
 
@@ -19,6 +26,34 @@ def provenance_tags(*, dataset_hash: str, seed: int) -> dict[str, str]:
         "dataset_hash": dataset_hash,
         "seed": str(seed),
     }
+
+
+def run_tags(
+    config: RunConfig, *, kind: RunKind, sweep: str, run_dir: str, bundle: str = ""
+) -> dict[str, str]:
+    """Return what to find a run by in MLflow, each key beginning with ``rayfill.``.
+
+    Args:
+        config: Of the run, with absolute paths.
+        kind: What the run is.
+        sweep: Name of its sweep, empty for a run by itself.
+        run_dir: Folder or URI of its checkpoints and results.
+        bundle: Folder or URI of its best model bundle; none for a sweep.
+    """
+    own = {
+        "bundle": bundle,
+        "stage": config.train.stage,
+        "model": config.model.name,
+        "loss": config.loss.terms,
+    }
+    values = {
+        "kind": kind,
+        "sweep": sweep,
+        "dataset": config.data.uri,
+        "run_dir": run_dir,
+        **({} if kind == "sweep" else own),
+    }
+    return {f"rayfill.{key}": value for key, value in values.items() if value}
 
 
 def version_of(distribution: str) -> str:

@@ -180,7 +180,7 @@ def _parent_run(
     name: str, *, sweep: Sweep, base: RunConfig, dataset: PreparedDataset
 ) -> Iterator[Tracker]:
     """Open the MLflow run that the trials' runs lie under."""
-    from rayfill.provenance import provenance_tags
+    from rayfill.provenance import provenance_tags, run_tags
     from rayfill.tracking import Tracker
 
     folder = Path(paths.home(), "tracking", name, "sweep")
@@ -193,6 +193,7 @@ def _parent_run(
         params={key: value for key, value in shared.items() if key not in varied and key != "name"}
         | {f"space.{key}": value for key, value in varied.items()},
         tags=provenance_tags(dataset_hash=dataset.content_hash, seed=base.train.seed)
+        | run_tags(base, kind="sweep", sweep=name, run_dir=f"{base.storage}/{name}")
         | {"mlflow.note.content": f"Sweep over {', '.join(sweep.space)}. See leaderboard.md."},
     )
     # The database is made here, once, before any worker opens it.

@@ -34,6 +34,7 @@ from rayfill_data.reader import PreparedDataset, SplitArrays
 
 if TYPE_CHECKING:
     from rayfill.metrics import LpipsMetric
+    from rayfill.provenance import RunKind
     from rayfill.registry import RegisteredModel
     from rayfill.sweep import Sweep
     from rayfill.tracking import Tracker
@@ -59,7 +60,8 @@ class SweepRun:
             if init_from:
                 run = replace(run, {"train.init_from": init_from})
             self.console.print(f"Phase {number} of {len(phases)}: {phase.name}", highlight=False)
-            train_watched(self._job(run), capacity=self.capacity, console=self.console)
+            job = self._job(run, kind="phase")
+            train_watched(job, capacity=self.capacity, console=self.console)
             init_from = best_bundle(self._job(run).run_dir)
         return init_from
 
@@ -111,7 +113,8 @@ class SweepRun:
             f"worker{'s' if workers > 1 else ''} of Ray Train.",
             highlight=False,
         )
-        train_watched(self._job(longer), capacity=self.capacity, console=self.console)
+        job = self._job(longer, kind="winner")
+        train_watched(job, capacity=self.capacity, console=self.console)
         return longer
 
     def measure(self, *, winner: RunConfig | None) -> dict[str, Measured]:
@@ -253,8 +256,8 @@ class SweepRun:
             workers -= 1
         return replace(run, {"scaling.num_workers": workers})
 
-    def _job(self, config: RunConfig) -> TrainingJob:
-        return make_job(config, group=self.name, parent=self._parent_reference())
+    def _job(self, config: RunConfig, *, kind: RunKind = "trial") -> TrainingJob:
+        return make_job(config, group=self.name, parent=self._parent_reference(), kind=kind)
 
     def _parent_reference(self) -> str:
         return self.parent.run_id or str(self.parent.folder)

@@ -19,6 +19,7 @@ from rayfill_data.reader import PreparedDataset
 
 if TYPE_CHECKING:
     from rayfill.cluster import Capacity
+    from rayfill.provenance import RunKind
     from rayfill.tracking import Tracker
     from rayfill.training.loop import TrainingSummary
 
@@ -34,7 +35,8 @@ class TrainingJob:
     run_dir: str
     tracker_dir: str
     parent: str = ""
-    tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    sweep: str = ""
+    kind: RunKind = "single"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the job as plain values."""
@@ -62,14 +64,21 @@ def resolve_paths(config: RunConfig) -> RunConfig:
     )
 
 
-def make_job(config: RunConfig, *, group: str = "", parent: str = "") -> TrainingJob:
-    """Return the job of a run, in its own folder under the storage (and the group's)."""
+def make_job(
+    config: RunConfig, *, group: str = "", parent: str = "", kind: RunKind | None = None
+) -> TrainingJob:
+    """Return the job of a run, in its own folder under the storage (and the group's).
+
+    A run of a group is a trial unless ``kind`` says otherwise.
+    """
     parts = [part for part in (group, config.name) if part]
     return TrainingJob(
         config=config,
         run_dir="/".join([str(config.storage), *parts]),
         tracker_dir=str(paths.home().joinpath("tracking", *parts)),
         parent=parent,
+        sweep=group,
+        kind=kind or ("trial" if group else "single"),
     )
 
 
@@ -184,7 +193,8 @@ def _checkpointed_run(job: TrainingJob) -> str:
 
 def open_tracker(job: TrainingJob, *, dataset: PreparedDataset) -> Tracker:
     """Open the run's tracker and, the first time, create the run in MLflow."""
-    from rayfill.provenance import provenance_tags
+    from rayfill.provenance import provenance_tags, run_tags
+    from rayfill.training.loop import best_bundle
 
     config = job.config
     tracker = attach_tracker(job)
@@ -194,7 +204,13 @@ def open_tracker(job: TrainingJob, *, dataset: PreparedDataset) -> Tracker:
         params=flatten(to_dict(config)),
         tags={
             **provenance_tags(dataset_hash=dataset.content_hash, seed=config.train.seed),
-            **job.tags,
+            **run_tags(
+                config,
+                kind=job.kind,
+                sweep=job.sweep,
+                run_dir=job.run_dir,
+                bundle=best_bundle(job.run_dir),
+            ),
         },
         parent=job.parent,
     )
