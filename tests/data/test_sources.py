@@ -191,17 +191,22 @@ def test_folder_scales_and_crops_the_centre(tmp_path: Path) -> None:
 )
 def test_folder_hole_kinds(pictures: Path, masks: Any, kinds: set[str]) -> None:
     options = FolderOptions(root=str(pictures), size=32, masks=masks)
-    tasks = folder.plan(options, 0).tasks
-    splits = {task.path: task.split for task in tasks}
-    assert {task.hole_kind for task in tasks} == kinds
-    for task in tasks:
+    plan = folder.plan(options, 0)
+    splits = {task.path: task.split for task in plan.tasks}
+    assert {task.hole_kind for task in plan.tasks} == kinds
+    assert plan.labels == (("nothing", "object") if "object" in kinds else ())
+    for task in plan.tasks:
         assert all(splits[donor] == task.split for donor in task.donors)
         sample = folder.render(task, options, 0)
+        assert (sample.labels is not None) == bool(plan.labels)
         if task.hole_kind == "object":
+            np.testing.assert_array_equal(sample.labels == 1, sample.hole_mask == 255)
+            assert not sample.target_labels.any()
             assert sample.hole_mask is not None
             changed = (sample.image != sample.target).any(axis=2)
             assert not changed[sample.hole_mask == 0].any()
         else:
+            assert sample.labels is None or not sample.labels.any()
             assert (sample.hole_mask is None) == (task.split == "train")
 
 

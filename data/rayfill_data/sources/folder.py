@@ -14,7 +14,14 @@ from rayfill_data.errors import DatasetError, ImageError
 from rayfill_data.masks import sample_rng
 from rayfill_data.sources.files import SUFFIXES, list_pictures, read_file, same_bytes
 from rayfill_data.sources.holes import MaskOptions, with_mask_files
-from rayfill_data.sources.pictures import centre, decode_at_least, render_picture
+from rayfill_data.sources.pictures import (
+    PASTED_LABELS,
+    centre,
+    decode_at_least,
+    pasted,
+    render_picture,
+    without_object,
+)
 from rayfill_data.sources.spec import HoleKind, Plan, Sample, SourceSpec, Task, is_object
 from rayfill_data.sources.splits import SplitOptions, split_sources
 
@@ -71,6 +78,7 @@ def plan(options: FolderOptions, seed: int) -> Plan:
         inputs_hash=digest.hexdigest(),
         size=options.size,
         max_rejected=options.max_rejected,
+        labels=PASTED_LABELS if options.masks in _OBJECT_SHARE else (),
     )
     return with_mask_files(found, options, seed)
 
@@ -83,7 +91,8 @@ def render(task: Task, options: FolderOptions, seed: int) -> Sample:
         OSError: a file that vanished or may not be read.
     """
     if task.hole_kind != "object":
-        return render_picture(options.root, task, options, size=options.size, seed=seed)
+        sample = render_picture(options.root, task, options, size=options.size, seed=seed)
+        return without_object(sample) if options.masks in _OBJECT_SHARE else sample
     crop = centre(_decode(options.root, task.path, options.size), options.size)
     rng = sample_rng(seed, 0, task.sample_id)
     side = round(options.size * float(rng.uniform(0.25, 0.75)))
@@ -91,8 +100,7 @@ def render(task: Task, options: FolderOptions, seed: int) -> Sample:
     def cut(photo: UInt8Array) -> Cutout:
         return random_cutout(photo, rng=rng, size_px=side)
 
-    pair = paste(crop, _first_usable(task, options, cut), rng=rng)
-    return Sample(image=pair.image, target=pair.target, hole_mask=pair.hole_mask)
+    return pasted(paste(crop, _first_usable(task, options, cut), rng=rng))
 
 
 FOLDER = SourceSpec(

@@ -26,10 +26,8 @@ from rayfill_data.copy_paste import paste, random_cutout, random_window
 from rayfill_data.errors import DatasetError
 from rayfill_data.masks import sample_rng
 from rayfill_data.sources.holes import MaskOptions, drawn_hole, with_mask_files
+from rayfill_data.sources.pictures import PASTED_LABELS, pasted, without_object
 from rayfill_data.sources.spec import Plan, Sample, SourceSpec, Task, is_object
-
-#: What the label maps hold: pasted objects, and everything else.
-LABELS = ("nothing", "object")
 
 #: The shortest side among the photographs is 300 pixels.
 MAX_SIZE = 256
@@ -119,7 +117,7 @@ def plan(options: PhotosOptions, seed: int) -> Plan:
         inputs_hash=digest.hexdigest(),
         size=options.size,
         max_rejected=0.0,
-        labels=LABELS,
+        labels=PASTED_LABELS,
     )
     return with_mask_files(found, options, seed)
 
@@ -128,20 +126,12 @@ def render(task: Task, options: PhotosOptions, seed: int) -> Sample:
     """Crop the photograph at a random place and scale, and give the crop its hole."""
     rng = sample_rng(seed, 0, task.sample_id)
     crop = random_window(_photo(task.path), rng=rng, size_px=options.size)
-    nothing = np.zeros(crop.shape[:2], np.uint8)
     if task.hole_kind == "object":
         side = round(options.size * float(rng.uniform(0.25, 0.75)))
         cutout = random_cutout(_photo(task.donors[0]), rng=rng, size_px=side)
-        pair = paste(crop, cutout, rng=rng)
-        return Sample(
-            image=pair.image,
-            target=pair.target,
-            hole_mask=pair.hole_mask,
-            labels=(pair.hole_mask > 0).astype(np.uint8),
-            target_labels=nothing,
-        )
+        return pasted(paste(crop, cutout, rng=rng))
     mask = drawn_hole(task, options, *crop.shape[:2], rng=rng)
-    return Sample(image=crop, target=None, hole_mask=mask, labels=nothing)
+    return without_object(Sample(image=crop, target=None, hole_mask=mask))
 
 
 PHOTOS = SourceSpec(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import cv2
 import numpy as np
 
 from rayfill_data.codec import FILE_FORMATS, UInt8Array, decode_photo
-from rayfill_data.copy_paste import resize
+from rayfill_data.copy_paste import Pair, resize
 from rayfill_data.errors import ImageError
 from rayfill_data.masks import sample_rng
 from rayfill_data.sources.files import read_file
@@ -56,6 +58,26 @@ def centre(photo: UInt8Array, size: int) -> UInt8Array:
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     return resize(photo[top : top + side, left : left + side], height=size, width=size)
+
+
+#: What the label maps hold of pictures with pasted objects: those, and everything else.
+PASTED_LABELS = ("nothing", "object")
+
+
+def pasted(pair: Pair) -> Sample:
+    """Return a picture with a pasted object as a sample, labelled by :data:`PASTED_LABELS`."""
+    return Sample(
+        image=pair.image,
+        target=pair.target,
+        hole_mask=pair.hole_mask,
+        labels=(pair.hole_mask > 0).astype(np.uint8),
+        target_labels=np.zeros_like(pair.hole_mask),
+    )
+
+
+def without_object(sample: Sample) -> Sample:
+    """Return a sample with the label map of a picture into which nothing was pasted."""
+    return dataclasses.replace(sample, labels=np.zeros(sample.image.shape[:2], np.uint8))
 
 
 def render_picture(root: str, task: Task, options: MaskOptions, *, size: int, seed: int) -> Sample:
