@@ -15,29 +15,32 @@ from rayfill_data.errors import ConfigError, unknown_name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Column:
+class Column:
+    """How a metric is shown."""
+
     title: str
     digits: int
+    """Behind the point."""
     usual: bool = True
     """Whether it is shown unasked."""
 
 
 #: By metric, in the order shown; the arrow says which way is better.
-_COLUMNS = {
-    "hole_psnr": _Column(title="PSNR hole ↑", digits=2),
-    "hole_ssim": _Column(title="SSIM hole ↑", digits=4),
-    "psnr": _Column(title="PSNR ↑", digits=2),
-    "ssim": _Column(title="SSIM ↑", digits=4),
-    "lpips": _Column(title="LPIPS ↓", digits=4),
-    "l1": _Column(title="L1 ↓", digits=4, usual=False),
-    "dice": _Column(title="Dice ↑", digits=4, usual=False),
-    "dice_ceiling": _Column(title="Dice ceiling", digits=4, usual=False),
-    "removal_psnr": _Column(title="PSNR rem. ↑", digits=2, usual=False),
-    "removal_ssim": _Column(title="SSIM rem. ↑", digits=4, usual=False),
-    "growth_px": _Column(title="growth, px", digits=2, usual=False),
-    "uncovered": _Column(title="uncovered ↓", digits=4, usual=False),
-    "found": _Column(title="found ↑", digits=3, usual=False),
-    "iou": _Column(title="mask IoU ↑", digits=3, usual=False),
+COLUMNS = {
+    "hole_psnr": Column(title="PSNR hole ↑", digits=2),
+    "hole_ssim": Column(title="SSIM hole ↑", digits=4),
+    "psnr": Column(title="PSNR ↑", digits=2),
+    "ssim": Column(title="SSIM ↑", digits=4),
+    "lpips": Column(title="LPIPS ↓", digits=4),
+    "l1": Column(title="L1 ↓", digits=4, usual=False),
+    "dice": Column(title="Dice ↑", digits=4, usual=False),
+    "dice_ceiling": Column(title="Dice ceiling", digits=4, usual=False),
+    "removal_psnr": Column(title="PSNR rem. ↑", digits=2, usual=False),
+    "removal_ssim": Column(title="SSIM rem. ↑", digits=4, usual=False),
+    "growth_px": Column(title="growth, px", digits=2, usual=False),
+    "uncovered": Column(title="uncovered ↓", digits=4, usual=False),
+    "found": Column(title="found ↑", digits=3, usual=False),
+    "iou": Column(title="mask IoU ↑", digits=3, usual=False),
 }
 
 
@@ -87,9 +90,9 @@ class Leaderboard:
 
     def __post_init__(self) -> None:
         named = [*self.columns, *(metric for row in self.report for metric in row.values)]
-        unknown = [metric for metric in dict.fromkeys(named) if metric not in _COLUMNS]
+        unknown = [metric for metric in dict.fromkeys(named) if metric not in COLUMNS]
         if unknown:
-            raise ConfigError([unknown_name("column", metric, _COLUMNS) for metric in unknown])
+            raise ConfigError([unknown_name("column", metric, COLUMNS) for metric in unknown])
 
     def ranked(self) -> list[Entry]:
         """Return the entries, best first; those without a finite score last."""
@@ -102,7 +105,7 @@ class Leaderboard:
 
     def show(self, console: Console) -> None:
         """Print the table, the buckets of its best entry and baselines, and the protocol."""
-        header, rows = self._cells()
+        header, rows = self.cells()
         table = Table(title=self.title)
         for column in header:
             justify: JustifyMethod = "left" if column in ("system", "kind") else "right"
@@ -119,8 +122,8 @@ class Leaderboard:
             style = {"winner": "bold", "report": "dim"}.get(row[kind])
             table.add_row(*row, style=style, end_section=number == len(self.entries))
         console.print(table)
-        header, rows = self._bucket_cells()
-        buckets = Table(title=self._bucket_title())
+        header, rows = self.bucket_cells()
+        buckets = Table(title=self.bucket_title())
         for column in header:
             buckets.add_column(column, justify="left" if column == "system" else "right")
         for row in rows:
@@ -128,17 +131,17 @@ class Leaderboard:
         console.print(buckets)
         for name, value in self.protocol.items():
             console.print(f"  {name}: {value}", highlight=False, markup=False, soft_wrap=True)
-        for note in self._all_notes():
+        for note in self.all_notes():
             console.print(f"Note: {note}", highlight=False, markup=False, soft_wrap=True)
 
     def markdown(self) -> str:
         """Return the same as Markdown."""
-        notes = "".join(f"- Note: {note}\n" for note in self._all_notes())
+        notes = "".join(f"- Note: {note}\n" for note in self.all_notes())
         conditions = "".join(f"- {name}: {value}\n" for name, value in self.protocol.items())
         return (
-            f"# {self.title}\n\n{_markdown(*self._cells())}\n"
-            f"{self._bucket_title()}:\n\n"
-            f"{_markdown(*self._bucket_cells())}\n{conditions}{notes}"
+            f"# {self.title}\n\n{_markdown(*self.cells())}\n"
+            f"{self.bucket_title()}:\n\n"
+            f"{_markdown(*self.bucket_cells())}\n{conditions}{notes}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,6 +149,7 @@ class Leaderboard:
         return {
             "title": self.title,
             "rank_by": self.rank_by,
+            "columns": list(self.columns),
             "protocol": dict(self.protocol),
             "notes": list(self.notes),
             "entries": [
@@ -164,7 +168,34 @@ class Leaderboard:
             ],
         }
 
-    def _all_notes(self) -> list[str]:
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Leaderboard:
+        """Return the leaderboard that :meth:`to_dict` described.
+
+        Raises:
+            KeyError, TypeError, ValueError: it did not.
+        """
+        return cls(
+            title=values["title"],
+            rank_by=values["rank_by"],
+            columns=values.get("columns", ()),  # older ones name none
+            protocol=values["protocol"],
+            notes=values["notes"],
+            entries=[
+                Entry(
+                    name=entry["name"],
+                    kind=entry["kind"],
+                    epochs=entry["epochs"],
+                    val_score=math.nan if entry["val_score"] is None else entry["val_score"],
+                    table=MetricTable.from_dict(entry["metrics"]),
+                )
+                for entry in values["entries"]
+            ],
+            report=[ReportRow(**row) for row in values.get("report", ())],
+        )
+
+    def all_notes(self) -> list[str]:
+        """Return the notes, those on the numbers of reports last."""
         return [*self.notes, *(f"{row.name}: {row.note}" for row in self.report if row.note)]
 
     def _shown(self) -> list[str]:
@@ -174,19 +205,20 @@ class Leaderboard:
         """
         reported = {metric for row in self.report for metric in row.values}
         known = [set(entry.table.total) for entry in self.entries]
-        usual = {m for m, column in _COLUMNS.items() if column.usual and all(m in k for k in known)}
+        usual = {m for m, column in COLUMNS.items() if column.usual and all(m in k for k in known)}
         asked = {m for m in self.columns if any(m in names for names in known)}
-        return [m for m in _COLUMNS if m in reported | (asked if self.columns else usual)]
+        return [m for m in COLUMNS if m in reported | (asked if self.columns else usual)]
 
-    def _cells(self) -> tuple[list[str], list[list[str]]]:
+    def cells(self) -> tuple[list[str], list[list[str]]]:
+        """Return the header and the rows of the table as shown: entries by rank, then reports."""
         shown = self._shown()
-        header = ["#", "system", "kind", "epochs", "val", *(_COLUMNS[m].title for m in shown)]
+        header = ["#", "system", "kind", "epochs", "val", *(COLUMNS[m].title for m in shown)]
         rows = []
         for rank, entry in enumerate(self.ranked(), start=1):
             row = [str(rank), entry.name, entry.kind, entry.epochs, _number(entry.val_score, 2)]
             for metric in shown:
                 score = entry.table.total.get(metric)
-                row.append(_mean_and_std(score, _COLUMNS[metric].digits) if score else "")
+                row.append(_mean_and_std(score, COLUMNS[metric].digits) if score else "")
             rows.append(row)
         for reported in self.report:
             # As the report prints them: our digits would claim more, or hide some.
@@ -194,12 +226,14 @@ class Leaderboard:
             rows.append(["", reported.name, "report", "", "", *values])
         return header, rows
 
-    def _bucket_title(self) -> str:
+    def bucket_title(self) -> str:
+        """Return what :meth:`bucket_cells` shows."""
         where = {"psnr": "of the picture", "removal_psnr": "after removal"}
         shown = where.get(psnr_and_ssim(self.rank_by)[0], "inside the hole")
         return f"PSNR / SSIM {shown} by hole ratio (percent)"
 
-    def _bucket_cells(self) -> tuple[list[str], list[list[str]]]:
+    def bucket_cells(self) -> tuple[list[str], list[list[str]]]:
+        """Return the header and the rows of the table by hole ratio, samples first."""
         # Every system is measured on the same samples; those filled perfectly count too.
         psnr, ssim = psnr_and_ssim(self.rank_by)
         first = next(e for e in self.ranked() if psnr in e.table.total)

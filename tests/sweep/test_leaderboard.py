@@ -221,3 +221,14 @@ def test_metrics_without_a_column_are_refused_all_at_once() -> None:
         board(columns=("dise",), report=(ReportRow(name="x", values={"mse": 4e-4}),))
     assert len(caught.value.problems) == 2
     assert "Did you mean 'dice'" in str(caught.value)
+
+
+def test_what_was_written_down_reads_back_as_the_same_tables() -> None:
+    rows = [ReportRow(name="P9", values={"hole_psnr": 30.1}, note="elsewhere")]
+    whole = board(*THREE.entries, columns=("psnr", "l1"), notes=("a",), report=rows)
+    nan = board(Entry(name="nan", kind="trial", table=table(math.nan)))
+    for written in (whole, nan):
+        read = Leaderboard.from_dict(json.loads(json.dumps(written.to_dict(), allow_nan=False)))
+        assert read.markdown() == written.markdown()
+    with pytest.raises(KeyError):
+        Leaderboard.from_dict({"title": "of something else"})

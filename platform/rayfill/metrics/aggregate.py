@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,6 +56,12 @@ class MetricTable(NamedTuple):
             "buckets": {bucket: _plain(scores) for bucket, scores in self.buckets.items()},
         }
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MetricTable:
+        """Return the table that :meth:`to_dict` described."""
+        buckets = {bucket: _scores_of(scores) for bucket, scores in values["buckets"].items()}
+        return cls(total=_scores_of(values["total"]), buckets=buckets)
+
 
 def _plain(scores: dict[str, Score]) -> dict[str, dict[str, float | int | None]]:
     return {
@@ -62,6 +69,13 @@ def _plain(scores: dict[str, Score]) -> dict[str, dict[str, float | int | None]]
             field: None if math.isnan(value) else value for field, value in score._asdict().items()
         }
         for name, score in scores.items()
+    }
+
+
+def _scores_of(plain: Mapping[str, Mapping[str, float | int | None]]) -> dict[str, Score]:
+    return {
+        name: Score(**{k: math.nan if v is None else v for k, v in fields.items()})  # type: ignore[arg-type]
+        for name, fields in plain.items()
     }
 
 
