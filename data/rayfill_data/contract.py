@@ -64,7 +64,9 @@ class Manifest:
     inputs_hash: str
     """Hash of what the source read: with source, options and seed it tells "already done"."""
     height: int
+    """Rows of pixels of every sample; 0 where samples have several sizes."""
     width: int
+    """Columns of pixels of every sample; 0 where samples have several sizes."""
     counts: Mapping[str, int]
     photo_counts: Mapping[str, int]
     rejected: int

@@ -82,17 +82,18 @@ def prepare(
         for what, why in plan.rejected:
             writer.reject(what, "", why)
         with _connected_ray(), _reporting(progress, source_name) as report:
-            _render_all(plan, spec, options, seed, writer, report)
+            sizes = _render_all(plan, spec, options, seed, writer, report)
         writer.close()
+        height, width = sizes.pop() if len(sizes) == 1 else (0, 0)
         manifest = Manifest(
             **identity,
-            height=plan.size,
-            width=plan.size,
+            height=height,
+            width=width,
             versions=_versions(),
             labels=plan.labels,
             **writer.facts(),
         )
-        _check_complete(manifest)
+        _check_complete(manifest, planned={task.split for task in plan.tasks})
         writer.write_manifest(manifest)
     return manifest
 
@@ -175,8 +176,12 @@ def _render_all(
     seed: int,
     writer: DatasetWriter,
     report: ProgressCallback,
-) -> None:
-    """Run every task through Ray Data and hand the rows to the writer, in the plan's order."""
+) -> set[tuple[int, int]]:
+    """Run every task through Ray Data and hand the rows to the writer, in the plan's order.
+
+    Returns:
+        every (height, width) among the samples.
+    """
     import ray.data
 
     total = len(plan.tasks)
@@ -191,12 +196,14 @@ def _render_all(
     )
     done = 0
     examples: list[str] = []
+    sizes: set[tuple[int, int]] = set()
     allowed = int(plan.max_rejected * total)
     for batch in _results(rendered):
         for row in batch.to_pylist():
             path, reason = row.pop("path"), row.pop("reason")
             if reason is None:
                 writer.add(row)
+                sizes.add((row["height"], row["width"]))
                 continue
             writer.reject(path, row["split"], reason)
             if len(examples) < _EXAMPLES_SHOWN:
@@ -210,6 +217,7 @@ def _render_all(
             f"{' | '.join(examples)} Repair or remove them, or raise --max-rejected (a share; 1 "
             "allows all) to go on without them and have them listed in rejected.jsonl."
         )
+    return sizes
 
 
 def _results(rendered: Any) -> Iterator[pa.Table]:
@@ -225,9 +233,9 @@ def _results(rendered: Any) -> Iterator[pa.Table]:
             logging.getLogger(name).setLevel(level)
 
 
-def _check_complete(manifest: Manifest) -> None:
-    """Refuse a dataset one of whose splits lost every sample."""
-    if empty := [split for split in SPLITS if manifest.counts[split] == 0]:
+def _check_complete(manifest: Manifest, *, planned: set[str]) -> None:
+    """Refuse a dataset that lost every sample of a split it was to have."""
+    if empty := [split for split in SPLITS if split in planned and not manifest.counts[split]]:
         raise DatasetError(
             f"No usable picture is left for {', '.join(empty)}: {manifest.rejected} were rejected. "
             "Add pictures, or repair the ones that cannot be read."

@@ -66,6 +66,11 @@ def _strip(dataset: PreparedDataset, split: str, rows: list[dict[str, Any]]) -> 
         if row.get("labels") is not None:
             pictures.append(_coloured(decode_png(row["labels"])))
         tiles.append(np.concatenate([_framed(picture) for picture in pictures]))
+    tallest = max(len(tile) for tile in tiles)
+    tiles = [
+        np.pad(tile, ((0, tallest - len(tile)), (0, 0), (0, 0)), constant_values=_WHITE)
+        for tile in tiles
+    ]
     body = np.concatenate(tiles, axis=1)
     title = np.full((_TITLE_PX, body.shape[1], 3), _WHITE, np.uint8)
     text = f"{split}: {dataset.counts[split]}"

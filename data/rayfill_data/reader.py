@@ -129,12 +129,12 @@ class PreparedDataset:
 
     @property
     def height(self) -> int:
-        """Rows of pixels of every sample."""
+        """Rows of pixels of every sample; 0 where samples have several sizes."""
         return self.manifest.height
 
     @property
     def width(self) -> int:
-        """Columns of pixels of every sample."""
+        """Columns of pixels of every sample; 0 where samples have several sizes."""
         return self.manifest.width
 
     @property
@@ -151,29 +151,62 @@ class PreparedDataset:
         """Decode a whole split into memory.
 
         Raises:
-            DatasetError: an unknown split, a missing, truncated or damaged shard, rows of another
-                size, or another number of them than the manifest says.
+            DatasetError: an unknown split, a missing, truncated or damaged shard, samples of
+                several sizes, rows of another size than the manifest says, or another number of
+                them.
         """
-        table = self._read(split)
-        order = np.argsort(np.asarray(table["sample_id"].to_pylist(), dtype=np.str_), kind="stable")
-        rows = table.take(order)
+        rows = self._read(split)
+        if not self.height:
+            raise DatasetError(
+                f"{self.uri}: its samples have several sizes, as they were given, so it can be "
+                "measured on with `rayfill evaluate` and nothing else. Prepare the pictures with "
+                "another source to have one size."
+            )
+        return self._decode(rows, height=self.height, width=self.width)
+
+    def load_by_size(self, split: str) -> tuple[SplitArrays, ...]:
+        """Decode a whole split into memory, its samples grouped by size.
+
+        Returns:
+            one part for each size, smaller heights first, each sorted by sample id; where the
+            manifest names a size, just what :meth:`load` returns.
+
+        Raises:
+            DatasetError: as :meth:`load`, but for samples of several sizes.
+        """
+        if self.height:
+            return (self.load(split),)
+        rows = self._read(split)
+        sizes = np.stack([rows["height"].to_numpy(), rows["width"].to_numpy()], axis=1)
+        return tuple(
+            self._decode(
+                rows.filter(pa.array((sizes == size).all(axis=1))), height=size[0], width=size[1]
+            )
+            for size in sorted(set(map(tuple, sizes.tolist())))
+        )
+
+    def _decode(self, rows: pa.Table, *, height: int, width: int) -> SplitArrays:
+        """Decode rows whose pictures all have one size."""
         count, labelled = len(rows), bool(self.manifest.labels)
-        image = np.empty((count, self.height, self.width, 3), np.uint8)
+        size = (height, width)
+        image = np.empty((count, height, width, 3), np.uint8)
         target = np.empty_like(image)
         hole_mask = np.zeros(image.shape[:3], np.uint8)
         has_mask = np.zeros(count, np.bool_)
         labels = np.empty((2, *image.shape[:3]), np.uint8) if labelled else None
         for index, row in enumerate(_rows(rows)):
             try:
-                image[index] = self._picture(row["image"], depth=3)
+                image[index] = _picture(row["image"], size=(*size, 3))
                 target[index] = (
-                    image[index] if row["target"] is None else self._picture(row["target"], depth=3)
+                    image[index]
+                    if row["target"] is None
+                    else _picture(row["target"], size=(*size, 3))
                 )
                 if row["hole_mask"] is not None:
-                    hole_mask[index] = self._picture(row["hole_mask"], depth=1)
+                    hole_mask[index] = _picture(row["hole_mask"], size=size)
                     has_mask[index] = True
                 if labels is not None:
-                    labels[:, index] = self._labels(row)
+                    labels[:, index] = self._labels(row, size=size)
             except ImageError as error:
                 raise DatasetError(
                     f"{self.uri}: sample {row['sample_id']} cannot be used: {error} Prepare the "
@@ -202,7 +235,7 @@ class PreparedDataset:
             raise DatasetError(unknown_name("split", split, SPLITS))
 
     def _read(self, split: str) -> pa.Table:
-        """Read every shard of a split and hold it against the manifest."""
+        """Read every shard of a split, hold it against the manifest and sort it by sample id."""
         system, paths = self.shard_paths(split)
         tables = [_read_shard(system, path) for path in paths]
         table = pa.concat_tables(tables) if tables else ROW_SCHEMA.empty_table()
@@ -211,14 +244,15 @@ class PreparedDataset:
                 f"{self.uri}: split {split!r} holds {len(table)} rows, the manifest says "
                 f"{self.counts[split]}. Prepare the dataset again with --overwrite."
             )
-        return table
+        order = np.argsort(np.asarray(table["sample_id"].to_pylist(), dtype=np.str_), kind="stable")
+        return table.take(order)
 
-    def _labels(self, row: Mapping[str, Any]) -> UInt8Array:
+    def _labels(self, row: Mapping[str, Any], *, size: tuple[int, int]) -> UInt8Array:
         """Decode the label maps of the image and of the target, (2, H, W)."""
         if row["labels"] is None:
             raise ImageError("It has no label map.", code="malformed")
         names = [name for name in OPTIONAL_COLUMNS if row[name] is not None]
-        maps = [self._picture(row[name], depth=1) for name in names]
+        maps = [_picture(row[name], size=size) for name in names]
         for levels in maps:
             named = levels[levels != IGNORE_LABEL]
             if named.size and int(named.max()) >= len(self.manifest.labels):
@@ -229,16 +263,15 @@ class PreparedDataset:
                 )
         return np.stack([maps[0], maps[-1]])
 
-    def _picture(self, png: bytes, *, depth: int) -> UInt8Array:
-        """Decode one picture and insist on the manifest's size."""
-        picture = decode_png(png)
-        wanted = (self.height, self.width, 3)[: 2 if depth == 1 else 3]
-        if picture.shape != wanted:
-            raise ImageError(
-                f"It has shape {picture.shape} where the manifest says {wanted}.",
-                code="size_mismatch",
-            )
-        return picture
+
+def _picture(png: bytes, *, size: tuple[int, ...]) -> UInt8Array:
+    """Decode one picture and insist on its shape."""
+    picture = decode_png(png)
+    if picture.shape != size:
+        raise ImageError(
+            f"It has shape {picture.shape} where the manifest says {size}.", code="size_mismatch"
+        )
+    return picture
 
 
 def _read_shard(system: fs.FileSystem, path: str) -> pa.Table:

@@ -14,14 +14,36 @@ def check_data(config: RunConfig) -> None:
     """Find out that a dataset is not there before anything is started.
 
     Raises:
-        ConfigError: no finished dataset of this version where ``data.uri`` points.
+        ConfigError: no finished dataset of this version where ``data.uri`` points, or one without
+            training or validation samples.
     """
     if config.data.uri == BUNDLED_DATA:
         return
     try:
-        PreparedDataset.open(config.data.uri)
+        counts = PreparedDataset.open(config.data.uri).counts
     except DatasetError as error:
         raise ConfigError([f"data.uri: {error}"]) from error
+    if empty := [split for split in ("train", "val") if not counts[split]]:
+        raise ConfigError(
+            [
+                f"data.uri: {config.data.uri} has no samples in {' and '.join(empty)}: it was made "
+                "to measure on. Train on a dataset of another source of `rayfill prepare`."
+            ]
+        )
+
+
+def data_labels(config: RunConfig) -> tuple[str, ...]:
+    """Return what the label maps of a run's dataset hold; nothing where it has none.
+
+    Raises:
+        ConfigError: as :func:`check_data`.
+    """
+    if config.data.uri == BUNDLED_DATA:
+        from rayfill_data.sources.pictures import PASTED_LABELS
+
+        return PASTED_LABELS
+    check_data(config)
+    return tuple(PreparedDataset.open(config.data.uri).manifest.labels)
 
 
 def ensure_data(config: RunConfig, *, console: Console) -> str:

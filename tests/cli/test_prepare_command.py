@@ -43,8 +43,9 @@ def test_without_a_source_it_lists_them(cli: Cli) -> None:
 def test_every_source_documents_its_flags(cli: Cli, source: str) -> None:
     done = cli("prepare", source, "--help")
     assert done.status == 0
-    for flag in ("--out", "--seed", "--overwrite", "--size"):
+    for flag in ("--out", "--seed", "--overwrite"):
         assert flag in done.out
+    assert ("--size" in done.out) == (source != "test_set")  # whose samples stay as they are
     assert "--options" not in done.out
 
 

@@ -12,12 +12,14 @@ from rayfill_data.sources.folder import FOLDER, FolderOptions
 from rayfill_data.sources.parquet import PARQUET, ParquetOptions
 from rayfill_data.sources.photos import PHOTOS, PhotosOptions
 from rayfill_data.sources.spec import SourceSpec
+from rayfill_data.sources.test_set import TEST_SET, TestSetOptions
 from rayfill_data.sources.triplets import TRIPLETS, TripletsOptions
 
 SOURCES: dict[str, SourceSpec] = {
     "photos": PHOTOS,
     "folder": FOLDER,
     "triplets": TRIPLETS,
+    "test_set": TEST_SET,
     "coco": COCO,
     "coco_pairs": COCO_PAIRS,
     "defacto": DEFACTO,
@@ -39,5 +41,6 @@ __all__ = [
     "ParquetOptions",
     "PhotosOptions",
     "SourceSpec",
+    "TestSetOptions",
     "TripletsOptions",
 ]

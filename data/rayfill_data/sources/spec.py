@@ -57,8 +57,8 @@ class Plan:
     tasks: tuple[Task, ...]
     inputs_hash: str
     """Changes when what the source reads changes."""
-    size: int
-    """Side of every sample in pixels."""
+    size: int | None
+    """Side of every sample in pixels; None where samples keep their own sizes."""
     max_rejected: float
     """Share of the tasks that may fail, in [0, 1]."""
     notes: tuple[str, ...] = ()

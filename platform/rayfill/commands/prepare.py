@@ -85,5 +85,5 @@ def _describe(manifest: Manifest, *, out: str) -> str:
         for split in SPLITS
     )
     rejected = f"; {manifest.rejected} files rejected, see rejected.jsonl" * bool(manifest.rejected)
-    size = f"{manifest.height}x{manifest.width}"
+    size = f"{manifest.height}x{manifest.width}" if manifest.height else "several sizes"
     return f"{out}: {counts}, {size}{rejected}. Content {manifest.content_hash[:12]}.\n"
