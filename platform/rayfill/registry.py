@@ -167,6 +167,58 @@ def fetch_bundle(model: RegisteredModel, *, tracking_uri: str, cache_dir: Path) 
     return target / _BUNDLE
 
 
+def fetch_run_bundle(run_id: str, *, artifact: str, tracking_uri: str, cache_dir: Path) -> str:
+    """Return where the model bundle of an MLflow run lies: its artifact, or what its tag names.
+
+    Every run notes where its best bundle is; the bundle itself is logged for registered ones.
+
+    Args:
+        run_id: Of the run.
+        artifact: Path of a logged model or bundle among its artifacts, such as ``model``.
+        tracking_uri: MLflow store.
+        cache_dir: Where downloads are kept.
+
+    Raises:
+        NoSuchModelError: no such run, one that was deleted, or one without a model.
+        RayfillError: the store does not answer.
+    """
+    import mlflow
+
+    absent = f"There is no run {run_id!r}; `rayfill ui` lists what there is."
+    with _asking("for a run", absent=absent, tracking_uri=tracking_uri):
+        client = _client(tracking_uri)
+        run = client.get_run(run_id)
+        listed = any(file.path == artifact for file in client.list_artifacts(run_id))
+    if run.info.lifecycle_stage == "deleted":
+        raise NoSuchModelError(
+            f"Run {run_id!r} was deleted; bring it back with `mlflow runs restore --run-id "
+            f"{run_id}`, or name another."
+        )
+    if not listed:
+        noted = run.data.tags.get("rayfill.bundle")
+        if noted is None:
+            raise NoSuchModelError(
+                f"Run {run_id!r} has no artifact {artifact!r} and notes no model bundle: name a "
+                "run that trained a model."
+            )
+        return noted
+    target = cache_dir / f"run-{run_id}" / artifact
+    if not target.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            with _asking("for a run's files"):
+                packed = mlflow.artifacts.download_artifacts(
+                    run_id=run_id,
+                    artifact_path=artifact,
+                    dst_path=folder,
+                    tracking_uri=tracking_uri,
+                )
+            with contextlib.suppress(OSError):  # another process was first
+                Path(packed).rename(target)
+    inner = target / _BUNDLE
+    return str(inner if inner.is_dir() else target)
+
+
 @contextlib.contextmanager
 def _asking(what: str, *, absent: str = "", tracking_uri: str = "") -> Iterator[None]:
     """Turn whatever MLflow raises into our errors; ``absent`` says what it means by not found."""
