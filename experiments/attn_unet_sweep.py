@@ -1,11 +1,16 @@
 #!/usr/bin/env python3
-"""Sweep {U-Net, Attention U-Net} x losses x epochs x mask expansion; register the champion.
+"""Sweep losses x epochs x mask-expansion alpha of joint models; register the champion.
 
-The grid holds the four configurations that P1 (IMPBA) compares. Its perceptual loss needs VGG19's
-ImageNet weights: trials that ask for it are left out, saying so, where they cannot be had. The
-defaults are sized for two CPU cores and the bundled photographs; the report's own are
-`--model.width 64 --model.depth 4 --model.hole-fill zero --model.output direct --sweep.epochs 25 50`
-on a prepared DEFACTO.
+First a segmenter learns to find objects. Every trial then trains it together with an Attention
+U-Net, through the mask, as report P2 does with other networks: the loss compares the picture, alpha
+says how far the mask shall reach beyond the object. The best trial is trained on with given holes
+by all workers together, and measured beside classical baselines.
+
+On a dataset without label maps nothing can be found: there the trials fill given holes, and alpha
+is not varied. Losses with a perceptual term need VGG19's ImageNet weights; such trials are left
+out, saying so, where they cannot be had. The defaults are sized for two CPU cores and the bundled
+photographs; the networks of report P1 are `--model.width 64 --model.depth 4
+--model.hole-fill zero --model.output direct`.
 """
 
 from __future__ import annotations
@@ -18,9 +23,12 @@ import _source_roots  # noqa: F401  (must come before rayfill)
 import tyro
 
 from rayfill.cli import guarded
-from rayfill.config import RunConfig, TrackingConfig
+from rayfill.config import ModelConfig, RunConfig, TrackingConfig, replace
 from rayfill.console import make_console
+from rayfill.data_location import data_labels
 from rayfill.sweep import Sweep, WinnerOptions, run_sweep
+from rayfill.sweep_plan import Variant
+from rayfill.training.driver import resolve_paths
 from rayfill.tuning import SweepOptions
 
 
@@ -28,14 +36,16 @@ from rayfill.tuning import SweepOptions
 class Space(SweepOptions):
     """What the sweep varies, and how it is run."""
 
-    models: tuple[str, ...] = ("unet", "attention_unet")
-    """Networks (`rayfill models` lists them)."""
+    inpainters: tuple[str, ...] = ("attention_unet",)
+    """Networks that fill holes (`rayfill models` lists them)."""
     losses: tuple[str, ...] = ("l1", "log_mse", "mse+0.05*perceptual")
     """Weighted sums of loss terms."""
     epochs: tuple[int, ...] = (2, 4)
     """Training lengths."""
-    expand_px: tuple[int, ...] = (0, 2)
-    """Mask expansions: pixels by which training holes grow."""
+    alphas: tuple[float, ...] = (0.01, 0.05)
+    """Mask expansions, as shares of the largest distance in the picture."""
+    segmentation_epochs: int = 8
+    """Epochs that the segmenter is trained before the trials."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +54,7 @@ class Settings(RunConfig):
 
     name: str = "attn_unet_sweep"
     """Name of the sweep; a second one of the same name gets a number behind it."""
+    model: ModelConfig = ModelConfig(segmenter_width=8, segmenter_depth=3)
     tracking: TrackingConfig = TrackingConfig(experiment="attn_unet_sweep", pictures=4)
     sweep: Space = Space()
     winner: WinnerOptions = WinnerOptions()
@@ -51,23 +62,49 @@ class Settings(RunConfig):
     """Go on with the newest sweep of this name; give the flags it was started with."""
 
 
+def plan(settings: Settings) -> Sweep:
+    """Return the sweep: of joint models, or without label maps of networks by themselves."""
+    shared = {field.name: getattr(settings, field.name) for field in dataclasses.fields(RunConfig)}
+    base, space = resolve_paths(RunConfig(**shared)), settings.sweep
+    axes = {"loss.terms": space.losses, "train.epochs": space.epochs}
+    labels = data_labels(base)
+    if not labels:
+        return Sweep(
+            base=base,
+            space={"model.name": space.inpainters, **axes},
+            options=space,
+            winner=settings.winner,
+            notes=("The dataset has no label maps: masks are given, and alpha is not varied.",),
+            resume=settings.resume,
+        )
+    joint = {
+        "model.name": "joint",
+        "model.inpainter": space.inpainters[0],
+        "model.label_names": labels,
+        "train.stage": "joint",
+        "eval.select_metric": "removal_psnr",
+    }
+    segmentation = {
+        "train.stage": "segmentation",
+        "train.epochs": space.segmentation_epochs,
+        "eval.select_metric": "iou",
+    }
+    return Sweep(
+        base=replace(base, joint),
+        space={"model.inpainter": space.inpainters, **axes, "loss.alpha": space.alphas},
+        phases=(Variant(name="segmentation", changes=segmentation),),
+        options=space,
+        winner=settings.winner,
+        winner_changes={"train.stage": "inpainting", "eval.select_metric": "hole_psnr"},
+        columns=("hole_psnr", "hole_ssim", "lpips", "removal_psnr", "growth_px", "uncovered"),
+        resume=settings.resume,
+    )
+
+
 def main(args: Sequence[str]) -> int:
     """Run the sweep."""
     settings = tyro.cli(Settings, args=list(args), description=__doc__)
-    shared = {field.name: getattr(settings, field.name) for field in dataclasses.fields(RunConfig)}
-    sweep = Sweep(
-        base=RunConfig(**shared),
-        space={
-            "model.name": settings.sweep.models,
-            "loss.terms": settings.sweep.losses,
-            "train.epochs": settings.sweep.epochs,
-            "data.expand_px": settings.sweep.expand_px,
-        },
-        options=settings.sweep,
-        winner=settings.winner,
-        resume=settings.resume,
-    )
-    run_sweep(sweep, console=make_console())
+    run_sweep(plan(settings), console=make_console())
     return 0
 
 

@@ -27,6 +27,7 @@ def register_champion(
     *,
     job: TrainingJob,
     table: MetricTable,
+    val_metric: str,
     val_score: float,
     protocol: Mapping[str, str],
     console: Console,
@@ -46,7 +47,7 @@ def register_champion(
     if not run_id:
         console.print("MLflow does not answer, so no model was registered; see `rayfill replay`.")
         return None
-    metric = f"val_{config.eval.select_metric}"
+    metric = f"val_{val_metric}"
     scores = {name: score.mean for name, score in table.total.items()} | {metric: val_score}
     model = register_bundle(
         best_bundle(job.run_dir),

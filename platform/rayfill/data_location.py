@@ -33,17 +33,18 @@ def check_data(config: RunConfig) -> None:
 
 
 def data_labels(config: RunConfig) -> tuple[str, ...]:
-    """Return what the label maps of a run's dataset hold; nothing where it has none.
+    """Return what the label maps of a run's dataset hold; nothing where it has none, or is missing.
 
-    Raises:
-        ConfigError: as :func:`check_data`.
+    For choosing what to train; that a dataset is missing is for :func:`check_data` to say.
     """
     if config.data.uri == BUNDLED_DATA:
         from rayfill_data.sources.pictures import PASTED_LABELS
 
         return PASTED_LABELS
-    check_data(config)
-    return tuple(PreparedDataset.open(config.data.uri).manifest.labels)
+    try:
+        return tuple(PreparedDataset.open(config.data.uri).manifest.labels)
+    except DatasetError:
+        return ()
 
 
 def ensure_data(config: RunConfig, *, console: Console) -> str:

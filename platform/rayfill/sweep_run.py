@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from rayfill.bundle import load_bundle
 from rayfill.cluster import Capacity
 from rayfill.comparison import against_baselines, between_systems
 from rayfill.config import RunConfig, replace
@@ -20,7 +21,7 @@ from rayfill.evaluate_all import (
     lpips_if_available,
     samples_parquet,
 )
-from rayfill.evaluation import Measured, protocol
+from rayfill.evaluation import Measured, evaluate, protocol
 from rayfill.folders import write_file
 from rayfill.leaderboard import Entry, Leaderboard, psnr_and_ssim
 from rayfill.sweep_plan import Outcome
@@ -99,7 +100,7 @@ class SweepRun:
                 f"None of the {len(self.trials)} trials of {self.name!r} got as far as a "
                 f"validation: {'; '.join(sorted(reasons)) or 'no reason given'}."
             )
-        return self._best(scored)
+        return max(scored, key=lambda run: self._score(self._job(run)))
 
     def train_winner(self, best: RunConfig) -> RunConfig | None:
         """Train the best trial on with all workers; return the longer run, if there is one."""
@@ -145,7 +146,7 @@ class SweepRun:
                 kind="winner" if run is winner else "trial",
                 table=measured[run.name].table,
                 epochs=self._epochs(run),
-                val_score=self._score(self._job(run)),
+                val_score=self._champion_score(run),
             )
             for run in self._runs(winner)
         ]
@@ -159,7 +160,7 @@ class SweepRun:
         return Leaderboard(
             title=f"{self.name}: held-out test split",
             entries=entries,
-            rank_by=config.eval.select_metric,
+            rank_by=self.champion_metric,
             protocol=protocol(self.dataset, split="test", lpips_network=network),
             report=self.sweep.report,
             columns=self.sweep.columns,
@@ -187,14 +188,39 @@ class SweepRun:
         """LPIPS, or None and why it is not measured."""
         return lpips_if_available(self.trials[0].eval)
 
+    @property
+    def champion_metric(self) -> str:
+        """What all runs are ranked by in the end, and the champion is chosen by.
+
+        It is the trials' own metric, unless the winner is trained on for another task.
+        """
+        own = self.trials[0].eval.select_metric
+        later = self.sweep.winner_changes.get("eval.select_metric", own)
+        return str(later) if self.sweep.winner.epochs else own
+
     def _best(self, runs: Sequence[RunConfig]) -> RunConfig:
-        """Return the run with the best validation score."""
-        return max(runs, key=lambda run: self._score(self._job(run)))
+        """Return the run that is best on the validation split."""
+        return max(runs, key=self._champion_score)
+
+    def _champion_score(self, run: RunConfig) -> float:
+        """Return a run's validation score of the metric that all runs are ranked by."""
+        if run.eval.select_metric == self.champion_metric:
+            return self._score(self._job(run))
+        if run.name not in self._measured_on_val:
+            model = load_bundle(best_bundle(self._job(run).run_dir)).model
+            table = evaluate(model, arrays=self.dataset.load("val")).table
+            self._measured_on_val[run.name] = table.total[self.champion_metric].mean
+        return self._measured_on_val[run.name]
+
+    @functools.cached_property
+    def _measured_on_val(self) -> dict[str, float]:
+        """Validation scores of runs that were validated by another metric, by name."""
+        return {}
 
     def _compared(self, winner: RunConfig | None, measured: Mapping[str, Measured]) -> list[str]:
         runs = self._runs(winner)
         best = self._best(runs)
-        metrics = psnr_and_ssim(self.trials[0].eval.select_metric)
+        metrics = psnr_and_ssim(self.champion_metric)
         trials = [run for run in runs if run is not winner and self.sweep.compare_trials]
         return [
             *between_systems(trials, measured=measured, metrics=metrics),
@@ -230,7 +256,8 @@ class SweepRun:
             best,
             job=self._job(best),
             table=tables[best.name],
-            val_score=self._score(self._job(best)),
+            val_metric=self.champion_metric,
+            val_score=self._champion_score(best),
             protocol=board.protocol,
             console=self.console,
         )

@@ -23,8 +23,8 @@ SCRIPT = ROOT / "experiments" / "attn_unet_sweep.py"
 EPOCHS = 6
 FLAGS = [
     "--model.width", "4", "--model.depth", "2", "--train.batch-size", "8",
-    "--sweep.losses", "l1", "log_mse", "--sweep.models", "unet", "attention_unet",
-    "--sweep.epochs", str(EPOCHS), "--sweep.expand-px", "0", "--sweep.scheduler", "none",
+    "--sweep.losses", "l1", "log_mse", "--sweep.inpainters", "unet", "attention_unet",
+    "--sweep.epochs", str(EPOCHS), "--sweep.scheduler", "none",
     "--winner.epochs", "2", "--tracking.pictures", "1",
 ]  # fmt: skip
 
@@ -153,7 +153,7 @@ def test_settings_are_checked_before_anything_starts(tmp_path: Path) -> None:
         tmp_path,
         "--train.learning-rate",
         "-1",
-        "--sweep.models",
+        "--sweep.inpainters",
         "unett",
         "--name",
         "a/b",

@@ -61,13 +61,13 @@ class Trained:
         self, val_score: float, *, dataset: str = "d1", metric: str = "hole_psnr"
     ) -> RegisteredModel | None:
         made = self.job()
-        config = replace(made.config, {"eval.select_metric": metric})
         score = Score(mean=21.0, std=1.0, n=9, n_infinite=0)
         nothing = Score(mean=math.nan, std=math.nan, n=0, n_infinite=9)
         return register_champion(
-            config,
+            made.config,
             job=made,
             table=MetricTable(total={"hole_psnr": score, "psnr": nothing}, buckets={}),
+            val_metric=metric,
             val_score=val_score,
             protocol={"dataset_hash": dataset},
             console=Console(file=self.stream, width=200),

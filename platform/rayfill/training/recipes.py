@@ -251,7 +251,17 @@ def _make_ema(network: nn.Module, train: TrainConfig) -> AveragedModel | None:
     return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
 
 
-def _load_initial(network: nn.Module, uri: str) -> None:
+def _load_initial(network: InpaintingModel, uri: str) -> None:
+    """Start from a bundle; from one of which only the segmenter is trained, take that alone.
+
+    Such a segmenter may so stand beside any inpainter.
+    """
     from rayfill.bundle import load_bundle
 
-    network.load_state_dict(load_bundle(uri).model.state_dict())
+    loaded = load_bundle(uri)
+    trained = loaded.extra.get("run", {}).get("train", {})
+    only_segmenter = trained.get("stage") == "segmentation" and trained.get("init_from") is None
+    if only_segmenter and isinstance(network, JointModel) and isinstance(loaded.model, JointModel):
+        network.segmenter.load_state_dict(loaded.model.segmenter.state_dict())
+    else:
+        network.load_state_dict(loaded.model.state_dict())
