@@ -263,7 +263,13 @@ class TrainConfig:
     max_bad_steps: int = 10
     """Steps in a row with a non-finite loss or gradient after which training stops."""
     init_from: str | None = None
-    """Start from the weights of this model bundle instead of random ones."""
+    """Start from the weights of a model instead of random ones: a bundle or a run's folder,
+    models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/model, or sweep:NAME for a sweep's best."""
+    continue_from: str | None = None
+    """Go on from the newest checkpoint of this run's folder, with its optimisers, averages and
+    epochs: `epochs` counts those that were done there."""
+    schedule_epochs: tuple[int, int] | None = None
+    """First and last epoch of the learning rate's course; None is the whole run."""
     discriminator_width: int = 64
     """Channels of the first layer of a discriminator, where the loss has one."""
     discriminator_rate: float = 0.1
@@ -285,6 +291,17 @@ class TrainConfig:
         for name in ("warmup_steps", "grad_clip_norm", "seed"):
             if getattr(self, name) < 0:
                 yield f"train.{name} is {getattr(self, name)}: it must be 0 or more."
+        yield from self._course_problems()
+
+    def _course_problems(self) -> Iterator[str]:
+        """Yield what is wrong with where the run begins and with its learning rate's course."""
+        if self.init_from and self.continue_from:
+            yield "train.init_from and train.continue_from exclude each other: leave one out."
+        if self.schedule_epochs and not 0 <= self.schedule_epochs[0] < self.schedule_epochs[1]:
+            yield (
+                f"train.schedule_epochs is {self.schedule_epochs}: the first must be 0 or more, "
+                "the last above it."
+            )
         if self.schedule == "step" and not self.step_epochs:
             yield "train.schedule is 'step': give train.step_epochs, such as 8 16."
         if self.schedule != "step" and self.step_epochs:

@@ -40,9 +40,10 @@ class Adversary:
         self._network = network.to(device)
         self._trained = wrap(self._network) if wrap else self._network
         self._weights = judge.weights
+        self._rate = train.learning_rate * train.discriminator_rate
         self._optimizer = torch.optim.Adam(
             self._network.parameters(),
-            lr=train.learning_rate * train.discriminator_rate,
+            lr=self._rate,
             betas=ADVERSARIAL_BETAS,
             fused=True,
         )
@@ -94,6 +95,8 @@ class Adversary:
         """Take over what :meth:`weights` and :meth:`state` returned."""
         self._network.load_state_dict(weights)
         self._optimizer.load_state_dict(dict(state))
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate  # of a run that goes on with another, not the other's
 
     @property
     def network(self) -> nn.Module:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rayfill import paths
 from rayfill.config import BUNDLED_DATA, RunConfig, flatten, from_dict, to_dict
 from rayfill.training.history import read_history
+from rayfill.training.lineage import lineage_tags
 from rayfill_data.errors import RayfillError
 from rayfill_data.reader import PreparedDataset
 
@@ -204,6 +205,7 @@ def open_tracker(job: TrainingJob, *, dataset: PreparedDataset) -> Tracker:
         params=flatten(to_dict(config)),
         tags={
             **provenance_tags(dataset_hash=dataset.content_hash, seed=config.train.seed),
+            **lineage_tags(config),
             **run_tags(
                 config,
                 kind=job.kind,

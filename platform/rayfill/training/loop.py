@@ -20,6 +20,7 @@ from rayfill.training.batch import TensorBatch
 from rayfill.training.checkpoint import Checkpoint, CheckpointStore
 from rayfill.training.feed import EpochStream, Feed
 from rayfill.training.history import write_history
+from rayfill.training.lineage import BEST, CHECKPOINTS, take_over
 from rayfill.training.recipes import Recipe
 from rayfill.training.stages import Wrap
 from rayfill.training.system import system_metrics
@@ -81,12 +82,12 @@ class TrainingSummary:
 
 def best_bundle(run_dir: str) -> str:
     """Return where a run keeps the model bundle of its best epoch."""
-    return f"{run_dir}/best"
+    return f"{run_dir}/{BEST}"
 
 
 def checkpoint_store(config: RunConfig, *, run_dir: str) -> CheckpointStore:
     """Return the checkpoints of a run."""
-    return CheckpointStore(f"{run_dir}/checkpoints", keep=config.train.keep_checkpoints)
+    return CheckpointStore(f"{run_dir}/{CHECKPOINTS}", keep=config.train.keep_checkpoints)
 
 
 def run_training(
@@ -238,9 +239,18 @@ class Training:
         checkpoint, passed_over = self._store.latest()
         for problem in passed_over:
             logger.warning("Passed over a damaged checkpoint: %s", problem)
+        if checkpoint is None and self._config.train.continue_from:
+            checkpoint = take_over(
+                self._config,
+                weights=self._recipe.weights(),
+                dataset_hash=self._dataset_hash,
+                # Until a better epoch comes, the best is the other run's.
+                best_to=best_bundle(self._runtime.run_dir) if self._runtime.rank == 0 else None,
+            )
+        elif checkpoint is not None:
+            _check_same_run(self._config, self._dataset_hash, checkpoint.meta)
         if checkpoint is None:
             return
-        _check_same_run(self._config, self._dataset_hash, checkpoint.meta)
         self._recipe.restore(checkpoint.weights, checkpoint.state)
         self._epoch = checkpoint.epoch
         self._step = checkpoint.step

@@ -83,9 +83,8 @@ class Recipe:
             betas=ADVERSARIAL_BETAS if self._adversaries else (0.9, 0.999),
             fused=True,
         )
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimizer, learning_rate_factor(config.train, total_steps=total_steps)
-        )
+        self._rate_factor = learning_rate_factor(config.train, total_steps=total_steps)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate_factor)
 
     def step(self, batch: TensorBatch) -> StepResult:
         """Do one step, or none where loss or gradient is not finite.
@@ -187,7 +186,7 @@ class Recipe:
     def restore(
         self, weights: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
     ) -> None:
-        """Continue from a checkpoint of the same configuration."""
+        """Continue from a checkpoint, at this run's own learning rate and course of it."""
         self._network.load_state_dict(weights["network"])
         if self._ema is not None:
             self._ema.module.load_state_dict(weights["ema"])
@@ -196,6 +195,10 @@ class Recipe:
             adversary.restore(weights[f"discriminator-{name}"], state["discriminators"][name])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
+        self._schedule.base_lrs = [self._train.learning_rate]
+        rate = self._train.learning_rate * self._rate_factor(self._schedule.last_epoch)
+        for group in self._optimizer.param_groups:
+            group.update(initial_lr=self._train.learning_rate, lr=rate)
         torch.set_rng_state(state["random"])
 
 
@@ -218,11 +221,17 @@ def learning_rate_factor(train: TrainConfig, *, total_steps: int) -> Callable[[i
     """Return the learning rate, relative to its peak, as a function of the step.
 
     Linear warm-up over ``warmup_steps``, then constant; or half a cosine down to 0 at the last
-    step; or a tenth after each of ``step_epochs``.
+    step; or a tenth after each of ``step_epochs``. With ``schedule_epochs``, that course lies
+    between those two epochs, and ``step_epochs`` count from the first.
     """
     steps_per_epoch = max(1, total_steps // train.epochs)
+    begin = 0
+    if train.schedule_epochs:
+        first, last = train.schedule_epochs
+        begin, total_steps = first * steps_per_epoch, (last - first) * steps_per_epoch
 
     def factor(step: int) -> float:
+        step = max(0, step - begin)
         warmup = min(1.0, (step + 1) / train.warmup_steps) if train.warmup_steps else 1.0
         if train.schedule == "cosine":
             return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, total_steps))))
