@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -11,19 +12,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rayfill.metrics import InpaintingMetrics, MetricTable
+from rayfill.metrics import InpaintingMetrics, MetricTable, Score
 from rayfill.metrics.mask_quality import MaskQuality
+from rayfill.metrics.states import State, add_states, state_of
 from rayfill.models import JointModel, composite
 from rayfill_data.batches import evaluation_batches
 from rayfill_data.masks import dilate, erode
 
 if TYPE_CHECKING:
-    from rayfill.metrics import LpipsMetric
+    from rayfill.metrics import FidMetric, LpipsMetric
     from rayfill.training.batch import TensorBatch
     from rayfill_data.reader import PreparedDataset, SplitArrays
 
 #: ``predict(image, hole_mask) -> prediction``: a model's forward, a recipe's, a baseline's.
 Predict = Callable[[Tensor, Tensor], Tensor]
+
+#: ``fill(batch, hole_mask) -> prediction``: where it matters which samples these are.
+Fill = Callable[["TensorBatch", Tensor], Tensor]
 
 T = TypeVar("T")
 
@@ -49,13 +54,39 @@ def accumulate(
         metrics: Takes the samples.
         expand_px: Fill holes grown by a disc of this radius instead, or shrunk if below 0.
     """
-    for batch in batches:
-        hole_mask = expanded(batch.hole_mask, expand_px=expand_px)
-        prediction = predict(batch.image, hole_mask)
-        rounded = prediction.float().clamp(0, 1).mul(255).round().div(255)
-        metrics.update(composite(rounded, batch.image, hole_mask), batch.target, batch.hole_mask)
+    _take(filled_by(predict), batches, metrics=metrics, expand_px=expand_px)
     table: MetricTable = metrics.compute()
     return table
+
+
+def filled_by(predict: Predict) -> Fill:
+    """Return what fills the holes of batches as ``predict`` does."""
+    return lambda batch, hole_mask: predict(batch.image, hole_mask)
+
+
+def _take(
+    fill: Fill,
+    batches: Iterable[TensorBatch],
+    *,
+    metrics: InpaintingMetrics,
+    expand_px: int = 0,
+    raw: bool = False,
+    fid: FidMetric | None = None,
+) -> None:
+    """Let metrics take what ``fill`` makes of batches; ``raw``: its pictures, no composites."""
+    for batch in batches:
+        hole_mask = expanded(batch.hole_mask, expand_px=expand_px)
+        picture = in_8_bits(fill(batch, hole_mask))
+        if not raw:
+            picture = composite(picture, batch.image, hole_mask)
+        metrics.update(picture, batch.target, batch.hole_mask)
+        if fid is not None:
+            fid.update(picture, batch.target)
+
+
+def in_8_bits(prediction: Tensor) -> Tensor:
+    """Return a picture (B, 3, H, W) as a user gets it: clamped to [0, 1], in steps of 1/255."""
+    return prediction.float().clamp(0, 1).mul(255).round().div(255)
 
 
 def expanded(hole_mask: Tensor, *, expand_px: int) -> Tensor:
@@ -89,11 +120,24 @@ def accumulate_removals(
         metrics: takes the samples.
     """
     quality = MaskQuality().to(metrics.device)
+    _take_removals(model, batches, metrics=metrics, quality=quality)
+    return _removal_table(metrics, quality)
+
+
+def _take_removals(
+    model: JointModel,
+    batches: Iterable[TensorBatch],
+    *,
+    metrics: InpaintingMetrics,
+    quality: MaskQuality,
+) -> None:
     for batch in batches:
         removal = model.remove(batch.image, object_mask=batch.object_mask)
-        rounded = removal.composite.float().clamp(0, 1).mul(255).round().div(255)
-        metrics.update(rounded, batch.target, batch.hole_mask)
+        metrics.update(in_8_bits(removal.composite), batch.target, batch.hole_mask)
         quality.update(removal.hole_mask, batch.object_mask)
+
+
+def _removal_table(metrics: InpaintingMetrics, quality: MaskQuality) -> MetricTable:
     table: MetricTable = metrics.compute()
     return MetricTable(
         total={**_removal(table.total), **quality.compute()},
@@ -113,6 +157,119 @@ class Measured:
     table: MetricTable
     values: dict[str, NDArray[np.float64]]
     """(N,) by metric, in the split's order; NaN where a sample has none (no hole)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions:
+    """How a system's pictures are made and measured."""
+
+    batch_size: int = 32
+    """Samples at a time."""
+    expand_px: int = 0
+    """Give holes grown by so many pixels, or shrunk if below 0."""
+    raw: bool = False
+    """Measure what the system answers, known pixels included, instead of the composite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What metrics have added up over some samples; parts add up to a whole split."""
+
+    given: State
+    """Of holes that were given."""
+    removals: State | None = None
+    """Of holes that a joint model found by itself."""
+    masks: State | None = None
+    """Of the masks that it found."""
+    fid: State | None = None
+
+
+def measure_part(
+    fill: Fill,
+    *,
+    arrays: SplitArrays,
+    options: MeasureOptions,
+    device: torch.device,
+    lpips: LpipsMetric | None = None,
+    fid: FidMetric | None = None,
+    joint: JointModel | None = None,
+) -> Part:
+    """Return what a system's metrics add up to over some samples.
+
+    Args:
+        fill: Fills given holes.
+        arrays: Some samples with frozen holes, all of a size.
+        options: How.
+        device: Where the system and the metrics are.
+        lpips: Also measure LPIPS with this network.
+        fid: Also collect what FID needs; what it has collected before is dropped.
+        joint: Measure a second time, this model finding the holes by itself.
+
+    Raises:
+        DatasetError: samples without frozen holes.
+    """
+    from rayfill.training.feed import to_device
+
+    def batches() -> Iterator[TensorBatch]:
+        for batch in evaluation_batches(arrays, batch_size=options.batch_size):
+            yield to_device(batch, device=device)
+
+    metrics = InpaintingMetrics(lpips=lpips, keep_values=True).to(device)
+    if fid is not None:
+        fid.reset()
+    with torch.inference_mode():
+        _take(
+            fill,
+            batches(),
+            metrics=metrics,
+            expand_px=options.expand_px,
+            raw=options.raw,
+            fid=fid,
+        )
+        given = state_of(metrics)
+        collected = None if fid is None else state_of(fid)
+        if joint is None or arrays.labels is None:
+            return Part(given=given, fid=collected)
+        metrics.reset()
+        quality = MaskQuality().to(device)
+        _take_removals(joint, batches(), metrics=metrics, quality=quality)
+    return Part(given=given, removals=state_of(metrics), masks=state_of(quality), fid=collected)
+
+
+def merged(
+    parts: Sequence[Part], *, lpips: LpipsMetric | None = None, fid: FidMetric | None = None
+) -> Measured:
+    """Return what a system scored over all parts, values in the order of the parts.
+
+    Args:
+        parts: Disjoint parts of a split, one or more.
+        lpips: What the parts were measured with.
+        fid: What the parts were measured with; what it has collected before is dropped.
+
+    Raises:
+        RayfillError: too few samples for an FID.
+    """
+    metrics = InpaintingMetrics(lpips=lpips, keep_values=True)
+    add_states(metrics, [part.given for part in parts])
+    table: MetricTable = metrics.compute()
+    values = metrics.sample_values()
+    removals = [part.removals for part in parts if part.removals is not None]
+    if removals:
+        own, quality = InpaintingMetrics(lpips=lpips, keep_values=True), MaskQuality()
+        add_states(own, removals)
+        add_states(quality, [part.masks for part in parts if part.masks is not None])
+        values |= _removal(own.sample_values())
+        found = _removal_table(own, quality)
+        table = MetricTable(
+            total=table.total | found.total,
+            buckets={name: scores | found.buckets[name] for name, scores in table.buckets.items()},
+        )
+    if fid is not None:
+        fid.to("cpu").reset()
+        add_states(fid, [part.fid for part in parts if part.fid is not None])
+        count = int(fid.real_features_num_samples)
+        table.total["fid"] = Score(mean=float(fid.compute()), std=math.nan, n=count, n_infinite=0)
+    return Measured(table=table, values=values)
 
 
 def evaluate(
@@ -140,31 +297,18 @@ def evaluate(
     Raises:
         DatasetError: a split without frozen holes.
     """
-    from rayfill.training.feed import to_device
-
     device = device or torch.device("cpu")
     if isinstance(predict, nn.Module):
         predict = predict.to(device).eval()
-
-    def batches() -> Iterator[TensorBatch]:
-        for batch in evaluation_batches(arrays, batch_size=batch_size):
-            yield to_device(batch, device=device)
-
-    metrics = InpaintingMetrics(lpips=lpips, keep_values=True).to(device)
-    with torch.inference_mode():
-        table = accumulate(predict, batches(), metrics=metrics, expand_px=expand_px)
-        values = metrics.sample_values()
-        if isinstance(predict, JointModel) and arrays.labels is not None:
-            metrics.reset()
-            own = accumulate_removals(predict, batches(), metrics=metrics)
-            values |= _removal(metrics.sample_values())
-            table = MetricTable(
-                total=table.total | own.total,
-                buckets={
-                    name: scores | own.buckets[name] for name, scores in table.buckets.items()
-                },
-            )
-    return Measured(table=table, values=values)
+    part = measure_part(
+        filled_by(predict),
+        arrays=arrays,
+        options=MeasureOptions(batch_size=batch_size, expand_px=expand_px),
+        device=device,
+        lpips=lpips,
+        joint=predict if isinstance(predict, JointModel) else None,
+    )
+    return merged([part], lpips=lpips)
 
 
 def protocol(dataset: PreparedDataset, *, split: str, lpips_network: str | None) -> dict[str, str]:
@@ -175,7 +319,7 @@ def protocol(dataset: PreparedDataset, *, split: str, lpips_network: str | None)
         "dataset_hash": dataset.content_hash,
         "split": f"{split} ({dataset.counts[split]} samples of "
         f"{manifest.photo_counts[split]} photographs)",
-        "size": f"{dataset.height}x{dataset.width}",
+        "size": f"{dataset.height}x{dataset.width}" if dataset.height else "several, as given",
         "masks": "frozen in the dataset",
         "measured_on": "8-bit composite, RGB, no crop",
         "psnr": "data range 1; infinite values counted, not averaged",

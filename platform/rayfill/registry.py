@@ -188,13 +188,13 @@ def fetch_run_bundle(run_id: str, *, artifact: str, tracking_uri: str, cache_dir
     with _asking("for a run", absent=absent, tracking_uri=tracking_uri):
         client = _client(tracking_uri)
         run = client.get_run(run_id)
-        listed = any(file.path == artifact for file in client.list_artifacts(run_id))
+        logged = {file.path for file in client.list_artifacts(run_id)}
     if run.info.lifecycle_stage == "deleted":
         raise NoSuchModelError(
             f"Run {run_id!r} was deleted; bring it back with `mlflow runs restore --run-id "
             f"{run_id}`, or name another."
         )
-    if not listed:
+    if artifact.partition("/")[0] not in logged:
         noted = run.data.tags.get("rayfill.bundle")
         if noted is None:
             raise NoSuchModelError(
