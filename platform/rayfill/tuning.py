@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from rayfill.cluster import Capacity
     from rayfill.sweep_progress import SweepProgress
 
+#: A trial that has ended may wait for MLflow this long before the next takes over its process; with
+#: Tune's own patience of 2 s the next trial fails.
+_HANDOVER_TIMEOUT_S = "60"
+
 #: A trial that only launches Ray Train workers needs a place of its own, and next to no CPU: with
 #: the default of one, two launchers and their workers wait for each other for ever on two cores.
 _LAUNCHER_CPUS = 0.01
@@ -130,6 +134,7 @@ def _make_trainable(
     def trial(point: dict[str, Any]) -> None:
         from ray import tune
 
+        os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = _HANDOVER_TIMEOUT_S  # of this process
         job = TrainingJob.from_dict(values[point["trial"]])
 
         def report(entry: dict[str, float]) -> None:
