@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
-from rayfill.metrics import MetricTable, Score
+from rayfill.metrics import BUCKETS, MetricTable, Score
 from rayfill_data.errors import ConfigError, unknown_name
 
 
@@ -24,6 +24,11 @@ class Column:
     usual: bool = True
     """Whether it is shown unasked."""
 
+    @property
+    def less_is_better(self) -> bool:
+        """Whether the arrow points down."""
+        return self.title.endswith("↓")
+
 
 #: By metric, in the order shown; the arrow says which way is better.
 COLUMNS = {
@@ -32,6 +37,7 @@ COLUMNS = {
     "psnr": Column(title="PSNR ↑", digits=2),
     "ssim": Column(title="SSIM ↑", digits=4),
     "lpips": Column(title="LPIPS ↓", digits=4),
+    "fid": Column(title="FID ↓", digits=2),
     "l1": Column(title="L1 ↓", digits=4, usual=False),
     "dice": Column(title="Dice ↑", digits=4, usual=False),
     "dice_ceiling": Column(title="Dice ceiling", digits=4, usual=False),
@@ -50,7 +56,7 @@ class Entry:
 
     name: str
     kind: str
-    """``trial``, ``winner`` or ``baseline``."""
+    """``trial``, ``winner`` or ``baseline``; outside a sweep also ``model`` or ``pictures``."""
     table: MetricTable
     epochs: str = ""
     val_score: float = math.nan
@@ -87,19 +93,26 @@ class Leaderboard:
     uncovered of models that find the holes themselves."""
     report: Sequence[ReportRow] = ()
     """What reports print of their own systems; it stands below the entries."""
+    deviations: bool = False
+    """Show all columns by hole ratio, with deviations, instead of the means of PSNR and SSIM."""
 
     def __post_init__(self) -> None:
-        named = [*self.columns, *(metric for row in self.report for metric in row.values)]
+        named = [
+            self.rank_by,
+            *self.columns,
+            *(metric for row in self.report for metric in row.values),
+        ]
         unknown = [metric for metric in dict.fromkeys(named) if metric not in COLUMNS]
         if unknown:
             raise ConfigError([unknown_name("column", metric, COLUMNS) for metric in unknown])
 
     def ranked(self) -> list[Entry]:
         """Return the entries, best first; those without a finite score last."""
+        sign = -1 if COLUMNS[self.rank_by].less_is_better else 1
 
         def key(entry: Entry) -> float:
             score = entry.table.total.get(self.rank_by)
-            return score.mean if score and math.isfinite(score.mean) else -math.inf
+            return sign * score.mean if score and math.isfinite(score.mean) else -math.inf
 
         return sorted(self.entries, key=key, reverse=True)
 
@@ -125,9 +138,11 @@ class Leaderboard:
         header, rows = self.bucket_cells()
         buckets = Table(title=self.bucket_title())
         for column in header:
-            buckets.add_column(column, justify="left" if column == "system" else "right")
+            left = column in ("system", "hole")
+            buckets.add_column(column, justify="left" if left else "right", no_wrap=not left)
+        last = self.ranked()[-1].name
         for row in rows:
-            buckets.add_row(*row)
+            buckets.add_row(*row, end_section=self.deviations and last in row)
         console.print(buckets)
         for name, value in self.protocol.items():
             console.print(f"  {name}: {value}", highlight=False, markup=False, soft_wrap=True)
@@ -224,16 +239,22 @@ class Leaderboard:
             # As the report prints them: our digits would claim more, or hide some.
             values = [f"{reported.values[m]:g}" if m in reported.values else "" for m in shown]
             rows.append(["", reported.name, "report", "", "", *values])
+        if not any(entry.kind in ("trial", "winner") for entry in self.entries):
+            header, *rows = [[*row[:3], *row[5:]] for row in (header, *rows)]  # nothing was trained
         return header, rows
 
     def bucket_title(self) -> str:
         """Return what :meth:`bucket_cells` shows."""
+        if self.deviations:
+            return "By hole ratio (percent)"
         where = {"psnr": "of the picture", "removal_psnr": "after removal"}
         shown = where.get(psnr_and_ssim(self.rank_by)[0], "inside the hole")
         return f"PSNR / SSIM {shown} by hole ratio (percent)"
 
     def bucket_cells(self) -> tuple[list[str], list[list[str]]]:
         """Return the header and the rows of the table by hole ratio, samples first."""
+        if self.deviations:
+            return self._bucket_rows()
         # Every system is measured on the same samples; those filled perfectly count too.
         psnr, ssim = psnr_and_ssim(self.rank_by)
         first = next(e for e in self.ranked() if psnr in e.table.total)
@@ -250,9 +271,30 @@ class Leaderboard:
             rows.append([entry.name, *cells])
         return header, rows
 
+    def _bucket_rows(self) -> tuple[list[str], list[list[str]]]:
+        """Return a row for each bucket that has samples, and each entry."""
+        ranked = self.ranked()
+        shown = [m for m in self._shown() if any(m in e.table.buckets[BUCKETS[0]] for e in ranked)]
+        rows = []
+        for bucket in BUCKETS:
+            name = bucket
+            for entry in ranked:
+                scores = entry.table.buckets[bucket]
+                # Every sample has an L1, a hole or not, and a finite one.
+                if count := scores["l1"].n:
+                    cells = [
+                        _mean_and_std(scores[m], COLUMNS[m].digits) if m in scores else ""
+                        for m in shown
+                    ]
+                    rows.append([name, str(count), entry.name, *cells])
+                    name = ""
+        return ["hole", "n", "system", *(COLUMNS[m].title for m in shown)], rows
+
 
 def psnr_and_ssim(metric: str) -> tuple[str, str]:
     """Return PSNR and SSIM of what ``metric`` is measured on: hole, whole picture or removal."""
+    if not metric.endswith(("psnr", "ssim")):
+        return "hole_psnr", "hole_ssim"
     where = metric.removesuffix("psnr").removesuffix("ssim")
     return f"{where}psnr", f"{where}ssim"
 
