@@ -22,6 +22,7 @@ from rayfill_data.errors import ConfigError, RayfillError, unknown_name
 COMMANDS: dict[str, tuple[str, str]] = {
     "prepare": ("rayfill.commands.prepare", "turn photos into a prepared dataset"),
     "train": ("rayfill.commands.train", "train one model"),
+    "compare": ("rayfill.commands.compare", "put runs side by side, as tables and as a page"),
     "models": ("rayfill.commands.models", "list the networks that can be trained"),
     "erase": ("rayfill.commands.erase", "remove what a mask covers from one photo"),
     "serve": ("rayfill_serving.command", "serve the champion over HTTP and as a brush page"),

@@ -1,0 +1,327 @@
+"""The same test samples side by side for all systems: where the best does well, so-so and badly."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rayfill.baselines import BASELINES
+from rayfill.bundle import load_bundle
+from rayfill.leaderboard import Entry
+from rayfill.metrics import BUCKETS
+from rayfill.models import InpaintingModel, JointModel, composite
+from rayfill.report.contents import Comparison, with_unit
+from rayfill.training.feed import to_device
+from rayfill_data.batches import evaluation_batches
+from rayfill_data.codec import UInt8Array, to_uint8
+from rayfill_data.errors import DatasetError, RayfillError, unknown_name
+from rayfill_data.masks import dilate
+
+if TYPE_CHECKING:
+    from rayfill_data.reader import SplitArrays
+
+#: Which samples are shown, by how well the best system fills them.
+KINDS = ("best", "median", "worst")
+
+#: More pictures beside each other than these are no longer looked at.
+MOST_SYSTEMS = 12
+#: Of these, so many are kept for classical baselines.
+_MOST_BASELINES = 4
+
+#: The longest side of a picture that is shown, in pixels.
+_TILE_PX = 160
+_HOLE_COLOUR = np.array([213, 94, 0], np.float32)
+_WHITE = 255
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tile:
+    """One picture of a sheet and what stands below it."""
+
+    title: str
+    value: str
+    picture: UInt8Array
+    """(H, W, 3) RGB, as large as it was made."""
+
+    def enlarged(self) -> UInt8Array:
+        """Return the picture as it is shown: small ones a whole number of times larger."""
+        return fitted(self.picture)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SheetRow:
+    """One sample: its input, the true picture, and what every system makes of it."""
+
+    sample_id: str
+    hole_ratio: float
+    tiles: Sequence[Tile]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """Samples of one kind."""
+
+    kind: str
+    """One of :data:`KINDS`."""
+    rows: Sequence[SheetRow]
+
+
+def choose_samples(
+    values: NDArray[np.float64],
+    *,
+    hole_ratio: NDArray[np.floating],
+    sample_id: Sequence[str],
+    count: int,
+) -> dict[str, list[int]]:
+    """Return the indices of the best, median and worst samples, ``count`` of each.
+
+    PSNR falls as holes grow, so the samples are taken from the buckets of hole ratios in turn:
+    each gives its best (or median, or worst) before one gives its second. None is chosen twice;
+    samples without a finite value are left out, perfect ones among them.
+
+    Args:
+        values: (N,) of the system that is ranked first, higher is better.
+        hole_ratio: (N,) in [0, 1].
+        sample_id: N names, which decide between equal values.
+        count: of each kind; fewer where the split has fewer.
+    """
+    order = [int(i) for i in np.argsort(np.asarray(sample_id)) if np.isfinite(values[i])]
+    order.sort(key=lambda index: -values[index])  # stable: equal ones stay sorted by name
+    buckets: dict[int, list[int]] = {}
+    for index in order:
+        bucket = min(int(round(float(hole_ratio[index]) * len(BUCKETS), 4)), len(BUCKETS) - 1)
+        buckets.setdefault(bucket, []).append(index)
+    ranked = {
+        kind: {bucket: _nearest(kind, members) for bucket, members in sorted(buckets.items())}
+        for kind in KINDS
+    }
+    taken: set[int] = set()
+    chosen: dict[str, list[int]] = {}
+    for kind in ("best", "worst", "median"):
+        chosen[kind] = _in_turn(ranked[kind], count=min(count, len(order) // 3 or 1), taken=taken)
+    return {kind: chosen[kind] for kind in KINDS}
+
+
+def _nearest(kind: str, members: list[int]) -> list[int]:
+    """Return a bucket's samples, those first that are most like ``kind``."""
+    if kind == "best":
+        return members
+    if kind == "worst":
+        return members[::-1]
+    middle = (len(members) - 1) / 2
+    return [members[i] for i in sorted(range(len(members)), key=lambda i: (abs(i - middle), i))]
+
+
+def _in_turn(buckets: Mapping[int, list[int]], *, count: int, taken: set[int]) -> list[int]:
+    """Take ``count`` samples from the buckets in turn, spread over them; note them as taken."""
+    names = list(buckets)
+    if count < len(names):  # as far apart as they can be
+        names = [names[round(i * (len(names) - 1) / max(1, count - 1))] for i in range(count)]
+    found: list[tuple[int, int]] = []
+    queues = {name: [index for index in buckets[name] if index not in taken] for name in names}
+    while len(found) < count and any(queues.values()):
+        for name in names:
+            if queues[name] and len(found) < count:
+                found.append((name, queues[name].pop(0)))
+    taken.update(index for _, index in found)
+    return [index for _, index in sorted(found, key=lambda pair: pair[0])]
+
+
+def shown_systems(comparison: Comparison) -> tuple[list[Entry], list[str]]:
+    """Return the entries that have pictures, best first, and the names of those left out.
+
+    All of them up to :data:`MOST_SYSTEMS`; of more, the best runs and the best baselines.
+    """
+    ranked = comparison.board.ranked()
+    baselines = [entry for entry in ranked if entry.kind == "baseline"][:_MOST_BASELINES]
+    runs = [entry for entry in ranked if entry.kind != "baseline"]
+    kept = {e.name for e in [*runs[: MOST_SYSTEMS - len(baselines)], *baselines]}
+    if len(ranked) <= MOST_SYSTEMS:
+        kept = {entry.name for entry in ranked}
+    left_out = [entry.name for entry in ranked if entry.name not in kept]
+    return [entry for entry in ranked if entry.name in kept], left_out
+
+
+def draw_sheets(comparison: Comparison, *, arrays: SplitArrays, count: int) -> list[Sheet]:
+    """Return the contact sheets of a comparison; none where nothing is ranked or all is perfect.
+
+    Args:
+        comparison: what is compared; its samples are those of ``arrays``.
+        arrays: the test split.
+        count: samples of each kind.
+
+    Raises:
+        DatasetError: the split does not hold the samples that were measured.
+        RayfillError: a bundle that is gone or damaged.
+    """
+    metric = comparison.sample_metric
+    best = comparison.best
+    if best is None or metric not in comparison.measured[best.name].values:
+        return []
+    chosen = choose_samples(
+        comparison.measured[best.name].values[metric],
+        hole_ratio=comparison.hole_ratio,
+        sample_id=comparison.sample_id,
+        count=count,
+    )
+    indices = [index for kind in KINDS for index in chosen[kind]]
+    if not indices:
+        return []
+    part = _subset(arrays, [comparison.sample_id[index] for index in indices])
+    entries, _ = shown_systems(comparison)
+    filled = {
+        entry.name: composites(
+            system(comparison, entry), arrays=part, removal=metric.startswith("removal_")
+        )
+        for entry in entries
+    }
+    rows = {
+        index: SheetRow(
+            sample_id=comparison.sample_id[index],
+            hole_ratio=float(comparison.hole_ratio[index]),
+            tiles=[
+                Tile(
+                    title="input",
+                    value=f"hole {100 * comparison.hole_ratio[index]:.0f} %",
+                    picture=_marked(part.image[place], part.hole_mask[place]),
+                ),
+                Tile(title="true picture", value="", picture=part.target[place]),
+                *(
+                    Tile(
+                        title=entry.name,
+                        value=_value(comparison, entry.name, metric, index),
+                        picture=filled[entry.name][place],
+                    )
+                    for entry in entries
+                ),
+            ],
+        )
+        for place, index in enumerate(indices)
+    }
+    return [
+        Sheet(kind=kind, rows=[rows[i] for i in chosen[kind]]) for kind in KINDS if chosen[kind]
+    ]
+
+
+def system(comparison: Comparison, entry: Entry) -> InpaintingModel:
+    """Return the network of an entry, or the baseline.
+
+    Raises:
+        RayfillError: a bundle that cannot be used, or an unknown baseline.
+    """
+    if entry.name in comparison.runs:
+        model: InpaintingModel = load_bundle(comparison.runs[entry.name].bundle).model
+        return model
+    if entry.name not in BASELINES:
+        raise RayfillError(unknown_name("baseline", entry.name, BASELINES))
+    return BASELINES[entry.name]
+
+
+def composites(model: InpaintingModel, *, arrays: SplitArrays, removal: bool) -> UInt8Array:
+    """Return the 8-bit pictures (N, H, W, 3) that a system is measured by.
+
+    Args:
+        model: network or baseline.
+        arrays: samples with frozen holes.
+        removal: let a joint network find the holes by itself, as ``removal_`` metrics do.
+    """
+    made = []
+    with torch.inference_mode():
+        for numpy_batch in evaluation_batches(arrays, batch_size=8):
+            batch = to_device(numpy_batch, device=torch.device("cpu"))
+            if removal and isinstance(model, JointModel):
+                filled = model.remove(batch.image, object_mask=batch.object_mask).composite
+            else:
+                filled = composite(
+                    model(batch.image, batch.hole_mask), batch.image, batch.hole_mask
+                )
+            made += list(to_uint8(filled.float().clamp(0, 1).numpy()))
+    return np.stack(made)
+
+
+def render(sheet: Sheet) -> UInt8Array:
+    """Return a sheet as one picture (H, W, 3): a line for each sample, a column for each system."""
+    from rayfill.report.captions import caption
+
+    lines = []
+    for row in sheet.rows:
+        cells = []
+        for tile in row.tiles:
+            picture = tile.enlarged()
+            width = picture.shape[1]
+            above, below = (
+                caption(tile.title, width=width, lines=3),
+                caption(tile.value, width=width),
+            )
+            cells.append(np.concatenate([above, picture, below]))
+        lines.append(_beside(cells))
+        name = f"{sheet.kind}: {row.sample_id}"
+        lines.append(caption(name, width=lines[-1].shape[1], muted=True))
+    width = max(line.shape[1] for line in lines)
+    return np.concatenate([_padded(line, width) for line in lines])
+
+
+def fitted(picture: UInt8Array) -> UInt8Array:
+    """Return a picture of at most 160 pixels a side, a small one a whole number of times larger."""
+    height, width = picture.shape[:2]
+    longest = max(height, width)
+    if longest <= _TILE_PX:
+        times = _TILE_PX // longest
+        return picture.repeat(times, axis=0).repeat(times, axis=1)
+    size = (round(width * _TILE_PX / longest), round(height * _TILE_PX / longest))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _value(comparison: Comparison, name: str, metric: str, index: int) -> str:
+    values = comparison.measured[name].values.get(metric)
+    if values is None or np.isnan(values[index]):
+        return "no value"
+    return with_unit(float(values[index]), metric)
+
+
+def _subset(arrays: SplitArrays, sample_id: Sequence[str]) -> SplitArrays:
+    """Return some samples of a split, in the order asked for."""
+    places = {name: index for index, name in enumerate(arrays.sample_id)}
+    missing = [name for name in sample_id if name not in places]
+    if missing:
+        raise DatasetError(
+            f"The test split has no sample {missing[0]!r}: it is not the one that was measured. "
+            "Measure the runs again on this dataset, or restore the one they were measured on."
+        )
+    chosen = np.array([places[name] for name in sample_id])
+    return dataclasses.replace(
+        arrays,
+        image=arrays.image[chosen],
+        target=arrays.target[chosen],
+        hole_mask=arrays.hole_mask[chosen],
+        has_mask=arrays.has_mask[chosen],
+        sample_id=tuple(sample_id),
+        hole_ratio=arrays.hole_ratio[chosen],
+        labels=None if arrays.labels is None else arrays.labels[chosen],
+        target_labels=None if arrays.target_labels is None else arrays.target_labels[chosen],
+    )
+
+
+def _marked(image: UInt8Array, hole: UInt8Array) -> UInt8Array:
+    """Tint the hole, so that what lies in it can still be seen, and draw its outline."""
+    inside = hole > 0
+    marked = image.astype(np.float32)
+    marked[inside] = 0.4 * marked[inside] + 0.6 * _HOLE_COLOUR
+    outline = (dilate(hole, radius_px=1) > 0) & ~inside
+    marked[outline] = _WHITE
+    return np.rint(marked).astype(np.uint8)
+
+
+def _beside(cells: Sequence[UInt8Array], *, gap_px: int = 6) -> UInt8Array:
+    padding = ((0, 0), (0, gap_px), (0, 0))
+    return np.concatenate([np.pad(c, padding, constant_values=_WHITE) for c in cells], axis=1)
+
+
+def _padded(line: UInt8Array, width: int) -> UInt8Array:
+    return np.pad(line, ((0, 0), (0, width - line.shape[1]), (0, 0)), constant_values=_WHITE)
