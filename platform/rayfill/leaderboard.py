@@ -56,7 +56,7 @@ class Entry:
 
     name: str
     kind: str
-    """``trial``, ``winner`` or ``baseline``; outside a sweep also ``model`` or ``pictures``."""
+    """``trial``, ``winner`` or ``baseline``; outside a sweep ``run``, ``model`` or ``pictures``."""
     table: MetricTable
     epochs: str = ""
     val_score: float = math.nan
@@ -239,7 +239,7 @@ class Leaderboard:
             # As the report prints them: our digits would claim more, or hide some.
             values = [f"{reported.values[m]:g}" if m in reported.values else "" for m in shown]
             rows.append(["", reported.name, "report", "", "", *values])
-        if not any(entry.kind in ("trial", "winner") for entry in self.entries):
+        if not any(entry.kind in ("trial", "winner", "run") for entry in self.entries):
             header, *rows = [[*row[:3], *row[5:]] for row in (header, *rows)]  # nothing was trained
         return header, rows
 

@@ -34,6 +34,8 @@ class CompareArgs:
     """Every run of this MLflow experiment."""
     sweep: str | None = None
     """The newest sweep of this name."""
+    rank_by: str | None = None
+    """Metric to rank by, such as psnr or lpips; None is the one that the runs were selected by."""
     out: str | None = None
     """Folder or URI for the report; None is `report` in the sweep's folder, or below the home
     folder for runs of several."""
@@ -63,7 +65,7 @@ def main(args: Sequence[str]) -> int:
     finder = Finder(storage=paths.storage(asked.storage), store=store)
     found = finder.find(asked.runs, experiment=asked.experiment, sweep=asked.sweep)
     console = make_console()
-    comparisons = gather(found, title=asked.title, apart=asked.apart)
+    comparisons = gather(found, title=asked.title, rank_by=asked.rank_by, apart=asked.apart)
     for number, comparison in enumerate(comparisons, start=1):
         part = f"{number}-{_slug(comparison)}" if len(comparisons) > 1 else ""
         _report(comparison, asked=asked, part=part, console=console, tracking_uri=store.uri)

@@ -48,11 +48,12 @@ class Unranked:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Paired:
-    """How the best system differs from another on the same samples."""
+    """How much better the best system is than another on the same samples."""
 
     name: str
     by_metric: Mapping[str, Difference]
-    """``best - other``; without a metric of which they share no finite value."""
+    """``best - other``, or the other way round where less is better; without a metric of which
+    they share no finite value."""
 
     def tied(self, metric: str) -> bool:
         """Whether the interval holds 0, so that the two cannot be told apart."""
@@ -105,7 +106,7 @@ class Comparison:
 
     @functools.cached_property
     def differences(self) -> list[Paired]:
-        """How the best entry differs from every other, in their order; none without a best."""
+        """How much better the best entry is than every other, by rank; none without a best."""
         if self.best is None:
             return []
         others = [entry.name for entry in self.board.ranked() if entry is not self.best]
@@ -118,7 +119,8 @@ class Comparison:
             if one is None or two is None:
                 continue
             if (np.isfinite(one) & np.isfinite(two)).any():
-                found[metric] = paired_difference(one, two)
+                less = metric in COLUMNS and COLUMNS[metric].less_is_better
+                found[metric] = paired_difference(two, one) if less else paired_difference(one, two)
         return Paired(name=other, by_metric=found)
 
     def verdict(self) -> list[str]:
@@ -204,23 +206,20 @@ def unit(metric: str) -> str:
     return "dB" if metric.endswith("psnr") else ""
 
 
-def number(value: float, metric: str, *, sign: bool = False) -> str:
-    """Return a value with the digits that its metric deserves, and a minus that is one."""
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
+def with_unit(value: float, metric: str) -> str:
+    """Return a value with the digits and the unit of its metric, and a minus that is one."""
     digits = COLUMNS[metric].digits if metric in COLUMNS else 3
-    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
-
-
-def with_unit(value: float, metric: str, *, sign: bool = False) -> str:
-    """Return :func:`number` and the unit behind it."""
-    return f"{number(value, metric, sign=sign)} {unit(metric)}".rstrip()
+    shown = "∞" if value == math.inf else f"{value:.{digits}f}".replace("-", "−")
+    return f"{shown} {unit(metric)}".rstrip()
 
 
 def interval(found: Difference, metric: str) -> str:
-    """Return a difference and its interval."""
-    low, high = (number(value, metric, sign=True) for value in (found.low, found.high))
-    return f"{number(found.mean, metric, sign=True)} [{low}, {high}]"
+    """Return a difference and its interval, a digit finer than scores: differences are small."""
+    digits = COLUMNS[metric].digits + 1 if metric in COLUMNS else 3
+    mean, low, high = (
+        f"{value:+.{digits}f}".replace("-", "−") for value in (found.mean, found.low, found.high)
+    )
+    return f"{mean} [{low}, {high}]"
 
 
 def listing(names: Sequence[str], *, most: int = 4) -> str:

@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 
 from rayfill import paths
 from rayfill.bundle import CONFIG_FILE
-from rayfill.config import EvalConfig, flatten, from_dict
+from rayfill.config import RunConfig, flatten, from_dict
 from rayfill.evaluate_all import evaluate_bundles, lpips_if_available
 from rayfill.evaluation import Measured, protocol
 from rayfill.folders import read_file
 from rayfill.journal import recorded_run
-from rayfill.leaderboard import Entry, Leaderboard, ReportRow
+from rayfill.leaderboard import COLUMNS, Entry, Leaderboard, ReportRow
 from rayfill.report.contents import Comparison, Run, Unranked
 from rayfill.report.found import Asked, RunFolder
 from rayfill.sweep_plan import read_outcome
 from rayfill.training.history import read_history
 from rayfill.training.loop import best_bundle
-from rayfill_data.errors import ConfigError, RayfillError
+from rayfill_data.errors import ConfigError, RayfillError, unknown_name
 from rayfill_data.reader import PreparedDataset, SplitArrays
 
 #: What must be equal for two numbers to stand in one ranking.
@@ -63,7 +63,9 @@ class _Recorded:
     hole_ratio: Mapping[str, NDArray[np.floating]]
 
 
-def gather(asked: Asked, *, title: str = "", apart: bool = False) -> list[Comparison]:
+def gather(
+    asked: Asked, *, title: str = "", rank_by: str | None = None, apart: bool = False
+) -> list[Comparison]:
     """Return the comparison of what was asked for, or one for each protocol.
 
     A sweep's own measurements are used where it wrote them down; other runs are measured on the
@@ -72,13 +74,16 @@ def gather(asked: Asked, *, title: str = "", apart: bool = False) -> list[Compar
     Args:
         asked: the runs.
         title: of the report; empty takes the sweep's or says how many runs there are.
+        rank_by: metric to rank by; None is the one that the runs were selected by.
         apart: make a comparison for each protocol instead of refusing several.
 
     Raises:
-        ConfigError: runs measured under several protocols, with what differs.
+        ConfigError: an unknown metric, or runs measured under several protocols, with what differs.
         RayfillError: no run can be ranked, with the reason of each.
     """
-    systems, unranked = _Gathering(asked).run()
+    if rank_by is not None and rank_by not in COLUMNS:
+        raise ConfigError([unknown_name("metric", rank_by, COLUMNS)])
+    systems, unranked = _Gathering(asked, rank_by=rank_by).run()
     if not systems:
         reasons = "".join(f"\n  {run.name}: {run.reason}" for run in unranked)
         raise RayfillError(f"None of these runs has metrics on a test split:{reasons}")
@@ -99,8 +104,9 @@ def gather(asked: Asked, *, title: str = "", apart: bool = False) -> list[Compar
 class _Gathering:
     """Reads each sweep and measures on each dataset once."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: Asked, *, rank_by: str | None) -> None:
         self._asked = asked
+        self._rank_by = rank_by
         self._sweeps: dict[str, _Recorded | None] = {}
         self._unranked = list(asked.unranked)
 
@@ -127,49 +133,45 @@ class _Gathering:
             bundle=best_bundle(folder.run_dir),
             run_id=folder.run_id or _journalled_run(folder),
         )
-        rank_by = str(config["eval"]["select_metric"])
         if recorded and folder.name in recorded.measured:
             entry = next(e for e in recorded.board.entries if e.name == folder.name)
             return _System(
-                entry=dataclasses.replace(entry, name=folder.label),
+                entry=dataclasses.replace(entry, name=folder.label, **self._validated(run)),
                 measured=recorded.measured[folder.name],
                 sample_id=recorded.sample_id[folder.name],
                 hole_ratio=recorded.hole_ratio[folder.name],
                 protocol=recorded.board.protocol,
-                rank_by=recorded.board.rank_by,
+                rank_by=self._rank_by or recorded.board.rank_by,
                 dataset=str(config["data"]["uri"]),
                 run=run,
             )
         if read_file(f"{run.bundle}/{CONFIG_FILE}") is None:
             raise RayfillError(_why_no_metrics(folder))
-        if config["train"]["stage"] == "segmentation":
-            raise RayfillError("it finds objects and fills nothing, so it has no pictures to rank.")
-        return self._measure(folder, run=run, config=config, rank_by=rank_by)
+        return self._measure(folder, run=run, config=from_dict(RunConfig, config))
 
-    def _measure(
-        self, folder: RunFolder, *, run: Run, config: Mapping[str, Any], rank_by: str
-    ) -> _System:
-        uri = str(config["data"]["uri"])
-        dataset, arrays = load_test(uri)
-        lpips, _ = lpips_if_available(from_dict(EvalConfig, config["eval"]))
+    def _measure(self, folder: RunFolder, *, run: Run, config: RunConfig) -> _System:
+        if config.train.stage == "segmentation":
+            raise RayfillError("it finds objects and fills nothing, so it has no pictures to rank.")
+        dataset, arrays = load_test(config.data.uri)
+        lpips, _ = lpips_if_available(config.eval)
         network = lpips.network if lpips else None
         measured = evaluate_bundles({run.name: run.bundle}, arrays=arrays, lpips=lpips)[run.name]
-        key = f"val/{rank_by}"
-        scores = [e[key] for e in run.history if math.isfinite(e.get(key, math.nan))]
+        rank_by = self._rank_by or config.eval.select_metric
+        kind = "winner" if folder.name.startswith("winner-") else "trial"
         return _System(
             entry=Entry(
                 name=run.name,
-                kind="run",
+                kind=kind if folder.sweep_dir else "run",
                 table=measured.table,
-                epochs=f"{len(run.history)}/{config['train']['epochs']}",
-                val_score=max(scores, default=math.nan),
+                epochs=f"{len(run.history)}/{config.train.epochs}",
+                val_score=_best_validation(run, rank_by),
             ),
             measured=measured,
             sample_id=arrays.sample_id,
             hole_ratio=arrays.hole_ratio,
             protocol=protocol(dataset, split="test", lpips_network=network),
             rank_by=rank_by,
-            dataset=uri,
+            dataset=config.data.uri,
             run=run,
         )
 
@@ -194,6 +196,10 @@ class _Gathering:
             and entry.name in recorded.measured
             and (entry.name, recorded.board.protocol["dataset_hash"]) not in known
         ]
+
+    def _validated(self, run: Run) -> dict[str, float]:
+        """Return the validation score, where another than the sweep's own is asked for."""
+        return {"val_score": _best_validation(run, self._rank_by)} if self._rank_by else {}
 
     def _recorded(self, sweep: str) -> _Recorded | None:
         if sweep not in self._sweeps:
@@ -276,6 +282,14 @@ def arrays_of(comparison: Comparison) -> tuple[SplitArrays | None, str]:
     if dataset.content_hash != comparison.board.protocol.get("dataset_hash"):
         return None, f"{comparison.dataset} is not the dataset any more that was measured on."
     return arrays, ""
+
+
+def _best_validation(run: Run, metric: str) -> float:
+    """Return the best finite value of a metric on the validation split, or NaN."""
+    key = f"val/{metric}"
+    scores = [entry[key] for entry in run.history if math.isfinite(entry.get(key, math.nan))]
+    best = min if COLUMNS[metric].less_is_better else max
+    return best(scores, default=math.nan)
 
 
 def _why_no_metrics(folder: RunFolder) -> str:

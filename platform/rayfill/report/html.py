@@ -82,7 +82,7 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
     board, best = comparison.board, comparison.best
     protocol = board.protocol
     scored = [
-        (metric_name(metric), with_unit(best.table.total[metric].mean, metric))
+        (f"{metric_name(metric)}, best system", with_unit(best.table.total[metric].mean, metric))
         for metric in comparison.metrics
         if best and metric in best.table.total
     ]

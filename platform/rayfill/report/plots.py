@@ -153,7 +153,7 @@ def draw_hole_ratio(axes: Axes, *, comparison: Comparison) -> None:
     metric, chosen = comparison.sample_metric, styles(comparison)
     used: set[int] = set()
     ends: list[tuple[float, float, str, Style]] = []
-    spread = 0.36 / max(1, len(chosen) - 1)
+    spread = 0.6 / max(1, len(chosen) - 1)
     for entry in _gray_first(comparison.board.ranked(), chosen):
         means = comparison.by_hole_ratio(entry.name)
         if not means:
@@ -164,23 +164,22 @@ def draw_hole_ratio(axes: Axes, *, comparison: Comparison) -> None:
             x = [float(found.bucket) for found in means]
             axes.plot(x, [found.mean for found in means], color=_FAINT, linewidth=0.8)
             continue
-        offset = spread * list(chosen).index(entry.name) - 0.18 * (len(chosen) > 1)
+        offset = spread * list(chosen).index(entry.name) - 0.3 * (len(chosen) > 1)
         x = [found.bucket + offset for found in means]
         y = [found.mean for found in means]
         errors = [[f.mean - f.low for f in means], [f.high - f.mean for f in means]]
+        axes.plot(x, y, color=style.colour, linestyle=style.line, linewidth=0.9, alpha=0.45)
         axes.errorbar(
             x,
             y,
             yerr=errors,
             color=style.colour,
-            linestyle=style.line,
+            linestyle="none",
             marker=style.marker,
-            markersize=4,
-            linewidth=1.1,
-            elinewidth=0.8,
-            capsize=1.5,
+            markersize=4.5,
+            elinewidth=1.2,
         )
-        ends.append((max(found.bucket for found in means) + 0.25, y[-1], entry.name, style))
+        ends.append((x[-1], y[-1], entry.name, style))
     axes.set_xticks(sorted(used), [BUCKETS[bucket] for bucket in sorted(used)])
     axes.set_xlabel("hole ratio, percent")
     axes.set_ylabel(_label(metric))
@@ -210,7 +209,7 @@ def draw_differences(axes: Axes, *, comparison: Comparison) -> None:
     axes.set_ylim(len(pairs) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(f"{_label(metric)}: best − other; hollow: may be chance")
+    axes.set_xlabel(f"{_label(metric)}: how much better; hollow: may be chance")
     axes.set_title(f"Lead of {_short(best.name)}", loc="left")
 
 
@@ -280,7 +279,7 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, Style]]) -> 
             va="center",
             arrowprops={
                 "arrowstyle": "-", "color": style.colour, "linewidth": 0.5, "alpha": 0.6,
-                "shrinkA": 1, "shrinkB": 2,
+                "shrinkA": 2, "shrinkB": 2, "relpos": (0, 0.5),
             },
         )  # fmt: skip
 
@@ -313,7 +312,7 @@ def _short(name: str) -> str:
 def _svg(draw: Draw, *, height_in: float, name: str) -> str:
     """Return a plot as an SVG element for a page, in the page's own ink and typeface."""
     with _look(name):
-        figure = _figure(6.2, height_in)
+        figure = _figure(5.6, height_in)
         draw(figure.subplots())
         stream = io.BytesIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})

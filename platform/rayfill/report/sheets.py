@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rayfill.baselines import BASELINES
 from rayfill.bundle import load_bundle
-from rayfill.leaderboard import Entry
+from rayfill.leaderboard import COLUMNS, Entry
 from rayfill.metrics import BUCKETS
 from rayfill.models import InpaintingModel, JointModel, composite
 from rayfill.report.contents import Comparison, with_unit
@@ -38,6 +38,7 @@ _MOST_BASELINES = 4
 _TILE_PX = 160
 _HOLE_COLOUR = np.array([213, 94, 0], np.float32)
 _WHITE = 255
+_GAP_PX = 6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,8 +165,9 @@ def draw_sheets(comparison: Comparison, *, arrays: SplitArrays, count: int) -> l
     best = comparison.best
     if best is None or metric not in comparison.measured[best.name].values:
         return []
+    values = comparison.measured[best.name].values[metric]
     chosen = choose_samples(
-        comparison.measured[best.name].values[metric],
+        -values if metric in COLUMNS and COLUMNS[metric].less_is_better else values,
         hole_ratio=comparison.hole_ratio,
         sample_id=comparison.sample_id,
         count=count,
@@ -247,24 +249,28 @@ def composites(model: InpaintingModel, *, arrays: SplitArrays, removal: bool) ->
 
 def render(sheet: Sheet) -> UInt8Array:
     """Return a sheet as one picture (H, W, 3): a line for each sample, a column for each system."""
-    from rayfill.report.captions import caption
+    from rayfill.report.captions import broken, caption
 
     lines = []
     for row in sheet.rows:
-        cells = []
-        for tile in row.tiles:
-            picture = tile.enlarged()
-            width = picture.shape[1]
-            above, below = (
-                caption(tile.title, width=width, lines=3),
-                caption(tile.value, width=width),
+        pictures = [tile.enlarged() for tile in row.tiles]
+        width = pictures[0].shape[1]
+        tall = max(len(broken(tile.title, width=width, most=3)) for tile in row.tiles)
+        cells = [
+            np.concatenate(
+                [
+                    caption(tile.title, width=width, lines=tall),
+                    picture,
+                    caption(tile.value, width=width),
+                ]
             )
-            cells.append(np.concatenate([above, picture, below]))
-        lines.append(_beside(cells))
-        name = f"{sheet.kind}: {row.sample_id}"
-        lines.append(caption(name, width=lines[-1].shape[1], muted=True))
-    width = max(line.shape[1] for line in lines)
-    return np.concatenate([_padded(line, width) for line in lines])
+            for tile, picture in zip(row.tiles, pictures, strict=True)
+        ]
+        pictured = np.concatenate([_padded(cell, right=_GAP_PX) for cell in cells], axis=1)
+        name = caption(f"{sheet.kind}: {row.sample_id}", width=pictured.shape[1], muted=True)
+        lines.append(_padded(np.concatenate([name, pictured]), bottom=3 * _GAP_PX))
+    whole = np.concatenate(lines)
+    return np.pad(whole, ((2 * _GAP_PX, 0), (2 * _GAP_PX, _GAP_PX), (0, 0)), constant_values=_WHITE)
 
 
 def fitted(picture: UInt8Array) -> UInt8Array:
@@ -318,10 +324,5 @@ def _marked(image: UInt8Array, hole: UInt8Array) -> UInt8Array:
     return np.rint(marked).astype(np.uint8)
 
 
-def _beside(cells: Sequence[UInt8Array], *, gap_px: int = 6) -> UInt8Array:
-    padding = ((0, 0), (0, gap_px), (0, 0))
-    return np.concatenate([np.pad(c, padding, constant_values=_WHITE) for c in cells], axis=1)
-
-
-def _padded(line: UInt8Array, width: int) -> UInt8Array:
-    return np.pad(line, ((0, 0), (0, width - line.shape[1]), (0, 0)), constant_values=_WHITE)
+def _padded(picture: UInt8Array, *, right: int = 0, bottom: int = 0) -> UInt8Array:
+    return np.pad(picture, ((0, bottom), (0, right), (0, 0)), constant_values=_WHITE)
