@@ -7,11 +7,11 @@ from typing import Any
 from rayfill.config import DataConfig, EvalConfig, ModelConfig, RunConfig, TrainConfig
 
 
-def prepare_command(size: int) -> str:
-    """Return the command that makes the pairs, ``size`` pixels wide."""
+def prepare_command(size: int, *, repeats: int = 18) -> str:
+    """Return the command that makes ``repeats`` pairs of every photo, ``size`` pixels wide."""
     return (
         "rayfill prepare coco_pairs --images DIR --annotations instances.json "
-        f"--size {size} --balance-ratios --repeats 18 --out data/cache/coco_pairs{size}"
+        f"--size {size} --balance-ratios --repeats {repeats} --out data/cache/coco_pairs{size}"
     )
 
 

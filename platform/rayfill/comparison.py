@@ -6,9 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rayfill.config import RunConfig, to_dict
 from rayfill.evaluation import Measured
+from rayfill.metrics import BUCKETS
 from rayfill.significance import paired_difference
 
 
@@ -28,11 +30,21 @@ def against_baselines(
 
 
 def between_systems(
-    trials: Sequence[RunConfig], *, measured: Mapping[str, Measured], metrics: Sequence[str]
+    trials: Sequence[RunConfig],
+    *,
+    measured: Mapping[str, Measured],
+    metrics: Sequence[str],
+    hole_ratio: NDArray[np.floating],
 ) -> list[str]:
     """Return how trials differ from the first, trials that differ in their seed alone as one.
 
     Where there are several seeds, also what each system comes to over them.
+
+    Args:
+        trials: Runs that were measured, or not.
+        measured: Their metrics by name.
+        metrics: What to compare; the first also by hole-ratio bucket.
+        hole_ratio: (N,) share of hole of every sample, in [0, 1].
     """
     groups: dict[str, list[RunConfig]] = {}
     for trial in trials:
@@ -52,8 +64,31 @@ def between_systems(
     for label, runs, own in zip(labels[1:], names[1:], seeds[1:], strict=True):
         if own == seeds[0]:
             shown = _differences(runs, names[0], measured, metrics)
+            by_ratio = _by_hole_ratio(runs, names[0], measured, metrics[0], hole_ratio)
             sentences.append(f"{label} - {labels[0]}: {shown}")
+            sentences.append(f"{label} - {labels[0]}, by hole ratio: {by_ratio}")
     return sentences
+
+
+def _by_hole_ratio(
+    runs: Sequence[str],
+    others: Sequence[str],
+    measured: Mapping[str, Measured],
+    metric: str,
+    hole_ratio: NDArray[np.floating],
+) -> str:
+    """Return the difference of one metric in every bucket that has samples."""
+    bucket = np.minimum(np.floor(hole_ratio * len(BUCKETS)), len(BUCKETS) - 1)
+    parts = []
+    for index, name in enumerate(BUCKETS):
+        inside = bucket == index
+        first = [measured[run].values[metric][inside] for run in runs]
+        second = [measured[run].values[metric][inside] for run in others]
+        if np.isfinite([*first, *second]).all(axis=0).any():
+            found = paired_difference(first, second)
+            verdict = "" if found.significant else " (not significant)"
+            parts.append(f"{name} {found}{verdict}")
+    return f"{metric} {'; '.join(parts)}"
 
 
 def _differences(

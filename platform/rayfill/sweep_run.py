@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from rayfill.bundle import load_bundle
+from rayfill.budget import Budget
 from rayfill.cluster import Capacity
 from rayfill.comparison import against_baselines, between_systems
 from rayfill.config import RunConfig, replace
@@ -28,8 +29,11 @@ from rayfill.sweep_plan import Outcome
 from rayfill.sweep_progress import SweepProgress, train_watched
 from rayfill.training.driver import TrainingJob, attach_tracker, make_job
 from rayfill.training.history import read_history
+from rayfill.training.lineage import leaves
 from rayfill.training.loop import best_bundle
+from rayfill.trial_source import PlannedTrials, scores_of
 from rayfill.tuning import concurrent_trials, run_trials
+from rayfill.warm_start import with_start
 from rayfill_data.errors import RayfillError
 from rayfill_data.reader import PreparedDataset, SplitArrays
 
@@ -45,13 +49,31 @@ if TYPE_CHECKING:
 class SweepRun:
     """A sweep under way: everything its stages share."""
 
-    name: str
+    source: PlannedTrials
     sweep: Sweep
+    budget: Budget
     capacity: Capacity
     parent: Tracker
     console: Console
     dataset: PreparedDataset
-    trials: Sequence[RunConfig]
+    phased: str | None = None
+    """Bundle of the last phase, which trials start from."""
+
+    @property
+    def name(self) -> str:
+        """The sweep's own name."""
+        return self.source.plan.name
+
+    @property
+    def trials(self) -> list[RunConfig]:
+        """The trials planned so far, as they are trained."""
+        return [self.prepared(trial) for trial in self.source.plan.trials]
+
+    def prepared(self, trial: RunConfig) -> RunConfig:
+        """Return a planned trial with the location of what it starts from."""
+        if self.phased and not trial.train.continue_from:
+            return replace(trial, {"train.init_from": self.phased})
+        return with_start(trial, self.source.plan.started_from)
 
     def train_phases(self, phases: Sequence[RunConfig]) -> str | None:
         """Train the runs before the trials, each from the one before; return the last's bundle."""
@@ -62,30 +84,46 @@ class SweepRun:
                 run = replace(run, {"train.init_from": init_from})
             self.console.print(f"Phase {number} of {len(phases)}: {phase.name}", highlight=False)
             job = self._job(run, kind="phase")
-            train_watched(job, capacity=self.capacity, console=self.console)
+            with self.budget.counting(run):
+                train_watched(job, capacity=self.capacity, console=self.console)
             init_from = best_bundle(self._job(run).run_dir)
         return init_from
 
     def starting_from(self, bundle: str | None) -> SweepRun:
         """Return the same with trials that start from a bundle, if there is one."""
-        if bundle is None:
-            return self
-        trials = [replace(trial, {"train.init_from": bundle}) for trial in self.trials]
-        return dataclasses.replace(self, trials=trials)
+        return dataclasses.replace(self, phased=bundle)
 
     def trials_side_by_side(self) -> dict[str, Outcome]:
         """Run every trial that has not ended yet; return how each ended."""
-        concurrent = concurrent_trials(self.trials[0], capacity=self.capacity)
+        concurrent = concurrent_trials(self.source.sample, capacity=self.capacity)
         concurrent = min(concurrent, self.sweep.options.max_concurrent or concurrent)
         with SweepProgress(self.trials, concurrent=concurrent, console=self.console) as progress:
             return run_trials(
-                self.trials,
-                group=self.name,
+                self.source,
                 options=self.sweep.options,
+                budget=self.budget,
                 capacity=self.capacity,
                 parent=self._parent_reference(),
                 progress=progress,
+                prepare=self.prepared,
             )
+
+    def left_out(self, outcomes: Mapping[str, Outcome]) -> list[str]:
+        """Return what the budget kept from being trained, and how a population's best came about."""
+        cut = {name: o for name, o in outcomes.items() if o.status == "unfinished"}
+        notes = []
+        if cut or (self.source.missing() and self.budget.full()):
+            more = self.source.missing()
+            named = ", ".join(f"{name} after epoch {o.epoch}" for name, o in cut.items())
+            notes.append(
+                f"{self.budget.full()}: {len(cut)} trials did not end ({named or 'none'}) and "
+                f"{more} were not chosen yet; --resume goes on with them."
+            )
+        elif self.source.missing():
+            notes.append(
+                f"{self.source.missing()} trials fewer than asked for: nothing else to try was left."
+            )
+        return [*notes, *self.source.notes(self._runs(None), score=self._own_score)]
 
     def best_trial(self, outcomes: Mapping[str, Outcome]) -> RunConfig:
         """Return the trial with the best validation score.
@@ -102,10 +140,14 @@ class SweepRun:
             )
         return max(scored, key=lambda run: self._score(self._job(run)))
 
-    def train_winner(self, best: RunConfig) -> RunConfig | None:
-        """Train the best trial on with all workers; return the longer run, if there is one."""
+    def train_winner(self, best: RunConfig, *, outcomes: Mapping[str, Outcome]) -> RunConfig | None:
+        """Train the best trial on with all workers; return the longer run, if there is one.
+
+        While the budget leaves trials out, there is no winner yet.
+        """
         options = self.sweep.winner
-        if not options.epochs:
+        unfinished = any(outcome.status == "unfinished" for outcome in outcomes.values())
+        if not options.epochs or unfinished or self.budget.spent():
             return None
         longer = self._winner_config(best)
         workers = longer.scaling.num_workers
@@ -115,14 +157,17 @@ class SweepRun:
             highlight=False,
         )
         job = self._job(longer, kind="winner")
-        train_watched(job, capacity=self.capacity, console=self.console)
+        with self.budget.counting(longer):
+            train_watched(job, capacity=self.capacity, console=self.console)
         return longer
 
     def measure(self, *, winner: RunConfig | None) -> dict[str, Measured]:
         """Measure trials that were validated, the winner and the baselines on the test split."""
         lpips, _ = self.lpips
         return {
-            **evaluate_bundles(self.bundles(winner), arrays=self.test, lpips=lpips),
+            **evaluate_bundles(
+                {**self.bundles(winner), **self._beside()}, arrays=self.test, lpips=lpips
+            ),
             **evaluate_baselines(self.sweep.baselines, arrays=self.test, lpips=lpips),
         }
 
@@ -149,6 +194,16 @@ class SweepRun:
                 val_score=self._champion_score(run),
             )
             for run in self._runs(winner)
+        ]
+        entries += [
+            Entry(
+                name=name,
+                kind="earlier",
+                table=measured[name].table,
+                epochs=str(len(read_history(folder))),
+                val_score=max(scores_of(config, run_dir=folder).values(), default=math.nan),
+            )
+            for name, folder in self.sweep.beside.items()
         ]
         entries += [
             Entry(name=name, kind="baseline", table=measured[name].table)
@@ -223,7 +278,9 @@ class SweepRun:
         metrics = psnr_and_ssim(self.champion_metric)
         trials = [run for run in runs if run is not winner and self.sweep.compare_trials]
         return [
-            *between_systems(trials, measured=measured, metrics=metrics),
+            *between_systems(
+                trials, measured=measured, metrics=metrics, hole_ratio=self.test.hole_ratio
+            ),
             *against_baselines(
                 best.name, baselines=self.sweep.baselines, measured=measured, metrics=metrics
             ),
@@ -231,8 +288,17 @@ class SweepRun:
 
     def _runs(self, winner: RunConfig | None) -> list[RunConfig]:
         """Return the runs that got as far as a validation."""
-        runs = [*self.trials, *([winner] if winner else [])]
-        return [run for run in runs if math.isfinite(self._score(self._job(run)))]
+        trials = self.trials
+        folders = {trial.name: self.source.plan.run_dir(trial) for trial in trials}
+        # A run that another went on with is part of that one.
+        runs = [*leaves(trials, folders=folders), *([winner] if winner else [])]
+        return [run for run in runs if math.isfinite(self._own_score(run))]
+
+    def _beside(self) -> dict[str, str]:
+        return {name: best_bundle(folder) for name, folder in self.sweep.beside.items()}
+
+    def _own_score(self, run: RunConfig) -> float:
+        return self._score(self._job(run))
 
     def publish(self, board: Leaderboard, *, winner: RunConfig | None) -> RegisteredModel | None:
         """Record the leaderboard and register the model that is best on the validation split."""
@@ -269,6 +335,8 @@ class SweepRun:
             "train.epochs": options.epochs,
             "train.learning_rate": options.learning_rate,
             "train.init_from": best_bundle(self._job(best).run_dir),
+            "train.continue_from": None,
+            "train.schedule_epochs": None,
         }
         longer = replace(best, changes | dict(self.sweep.winner_changes))
         return self._on_all_workers(longer, num_workers=options.num_workers)
