@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,20 @@ class SplitArrays:
 
     def __len__(self) -> int:
         return len(self.sample_id)
+
+    def take(self, rows: Sequence[int] | range) -> SplitArrays:
+        """Return some samples, in that order; of a range, views that copy nothing."""
+        index = slice(rows.start, rows.stop, rows.step) if isinstance(rows, range) else list(rows)
+        return SplitArrays(
+            image=self.image[index],
+            target=self.target[index],
+            hole_mask=self.hole_mask[index],
+            has_mask=self.has_mask[index],
+            sample_id=tuple(self.sample_id[row] for row in rows),
+            hole_ratio=self.hole_ratio[index],
+            labels=None if self.labels is None else self.labels[index],
+            target_labels=None if self.target_labels is None else self.target_labels[index],
+        )
 
 
 def resolve(uri: str) -> tuple[fs.FileSystem, str]:

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("rayfill.commands.train", "train one model"),
     "compare": ("rayfill.commands.compare", "put runs side by side, as tables and as a page"),
     "models": ("rayfill.commands.models", "list the networks that can be trained"),
+    "evaluate": ("rayfill.commands.evaluate", "measure systems side by side on one dataset"),
     "erase": ("rayfill.commands.erase", "remove what a mask covers from one photo"),
     "serve": ("rayfill_serving.command", "serve the champion over HTTP and as a brush page"),
     "promote": ("rayfill.commands.promote", "make a registered version the champion"),

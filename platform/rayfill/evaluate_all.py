@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rayfill.baselines import BASELINES
 from rayfill.bundle import load_bundle
@@ -43,7 +46,19 @@ def lpips_if_available(config: EvalConfig) -> tuple[LpipsMetric | None, str]:
     return LpipsMetric(config.lpips_network, weights_path=config.lpips_weights_path), ""
 
 
-def samples_parquet(measured: Mapping[str, Measured], *, arrays: SplitArrays) -> bytes:
+class Samples(Protocol):
+    """Samples and how large their holes are, such as a split."""
+
+    @property
+    def sample_id(self) -> tuple[str, ...]:
+        """Names, in the order of values."""
+
+    @property
+    def hole_ratio(self) -> NDArray[np.float32]:
+        """(N,) share of hole pixels of each, NaN where none is frozen."""
+
+
+def samples_parquet(measured: Mapping[str, Measured], *, arrays: Samples) -> bytes:
     """Return a Parquet file with a row per system and sample: its metrics, NaN where none."""
     import io
 
@@ -53,7 +68,7 @@ def samples_parquet(measured: Mapping[str, Measured], *, arrays: SplitArrays) ->
     parts = [
         pa.table(
             {
-                "system": [name] * len(arrays),
+                "system": [name] * len(arrays.sample_id),
                 "sample_id": list(arrays.sample_id),
                 "hole_ratio": arrays.hole_ratio,
                 **found.values,

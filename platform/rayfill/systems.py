@@ -95,7 +95,8 @@ def open_systems(values: Sequence[str], *, tracking_uri: str | None = None) -> l
     Raises:
         ConfigError: with the problem of every value.
     """
-    systems, problems = [], []
+    systems: list[System] = []
+    problems: list[str] = []
     for value in values:
         try:
             systems.append(open_system(value, tracking_uri=tracking_uri))
