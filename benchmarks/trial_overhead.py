@@ -11,6 +11,7 @@ import torch
 from harness import Case, Theme
 from rich.console import Console
 
+from rayfill.budget import Budget
 from rayfill.cluster import Capacity, ray_cluster
 from rayfill.config import (
     DataConfig,
@@ -20,9 +21,11 @@ from rayfill.config import (
     TrackingConfig,
     TrainConfig,
 )
+from rayfill.sweep_plan import Plan
 from rayfill.sweep_progress import SweepProgress
 from rayfill.training.driver import make_job, train_here
 from rayfill.training.loop import Runtime, run_training
+from rayfill.trial_source import PlannedTrials
 from rayfill.tuning import SweepOptions, run_trials
 from rayfill_data.pipeline import prepare
 from rayfill_data.reader import PreparedDataset
@@ -107,10 +110,12 @@ def _recorded(trials: list[RunConfig], *, group: str) -> None:
 
 def _swept(trials: list[RunConfig], *, group: str, capacity: Capacity) -> None:
     silent = SweepProgress(trials, concurrent=2, console=Console(file=io.StringIO()))
+    options = SweepOptions(scheduler="none")
+    plan = Plan(name=group, storage=str(trials[0].storage), trials=trials)
     outcomes = run_trials(
-        trials,
-        group=group,
-        options=SweepOptions(scheduler="none"),
+        PlannedTrials(plan),
+        options=options,
+        budget=Budget(options),
         capacity=capacity,
         parent="",
         progress=silent,

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import torch
 
+from rayfill.budget import hourly_cost
 from rayfill.cluster import Capacity
 from rayfill.config import RunConfig
 from rayfill.models.cost import model_cost
-from rayfill.tuning import concurrent_trials
+from rayfill.tuning import SweepOptions, concurrent_trials
 from rayfill_data.reader import PreparedDataset
 
 #: A training step costs a prediction and twice as much again for its gradients.
@@ -69,6 +70,33 @@ def estimate(
         f"{flops / 1e12:,.0f} TFLOP at about {speed / 1e9:,.0f} GFLOP/s a trial ({unit} each), "
         f"{concurrent} at a time: about {_in_words(seconds)} without early stopping."
     )
+
+
+def budget_words(
+    seconds: float, *, options: SweepOptions, trials: Sequence[RunConfig], capacity: Capacity
+) -> str:
+    """Return what an estimate costs, and how much of it the budget pays for, in a sentence or none.
+
+    Args:
+        seconds: What :func:`estimate` returned.
+        options: With limits and prices.
+        trials: Those that were estimated.
+        capacity: Of the cluster.
+    """
+    together = min(concurrent_trials(trials[0], capacity=capacity), len(trials))
+    cost = seconds / 3600 * together * hourly_cost(trials[0], options)
+    limits = {
+        "sweep.max_hours": (options.max_hours, seconds / 3600),
+        "sweep.max_cost": (options.max_cost, cost),
+        "sweep.max_trials": (options.max_trials, len(trials)),
+    }
+    words = [f"Cost: about {cost:,.2f}."] if cost else []
+    words += [
+        f"{name} {limit:g} pays for {min(1.0, limit / wanted):.0%} of it."
+        for name, (limit, wanted) in limits.items()
+        if limit is not None and wanted
+    ]
+    return " ".join(words)
 
 
 def _core_flops() -> float:

@@ -13,8 +13,8 @@ from rayfill.config import BUNDLED_DATA, RunConfig, flatten, replace, to_dict
 from rayfill.console import make_console
 from rayfill.evaluate_all import TABLE_BASELINES
 from rayfill.leaderboard import ReportRow
+from rayfill.ranges import Variant
 from rayfill.sweep import Sweep, SweepResult, WinnerOptions, run_sweep
-from rayfill.sweep_plan import Variant
 from rayfill.tuning import SweepOptions
 from rayfill_data.errors import ConfigError, unknown_name
 

@@ -91,6 +91,30 @@ def write_file(uri: str, content: bytes) -> None:
     temporary.replace(path)
 
 
+def create_file(uri: str, content: bytes) -> bool:
+    """Write one file unless there is one already; return whether it was written.
+
+    On a local disk only one of several writers succeeds, and the file is whole from the start. An
+    object store is asked first, which leaves a moment between the question and the answer.
+    """
+    filesystem, path = resolve(uri)
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        if filesystem.get_file_info(path).type != fs.FileType.NotFound:
+            return False
+        write_file(uri, content)
+        return True
+    temporary = Path(f"{path}-{uuid.uuid4().hex}.tmp")
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    temporary.write_bytes(content)
+    try:
+        Path(path).hardlink_to(temporary)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    return True
+
+
 def read_file(uri: str) -> bytes | None:
     """Return the content of one file, or None where there is none."""
     filesystem, path = resolve(uri)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,17 +13,28 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from rayfill import paths
+from rayfill.budget import Budget
 from rayfill.cluster import place, ray_cluster
 from rayfill.config import RunConfig, flatten, replace, to_dict
 from rayfill.data_location import check_data, ensure_data
-from rayfill.estimate import estimate
+from rayfill.estimate import budget_words, estimate
 from rayfill.evaluate_all import TABLE_BASELINES
 from rayfill.evaluation import Measured
 from rayfill.leaderboard import Leaderboard, ReportRow
-from rayfill.sweep_plan import Outcome, Variant, leave_out_untrainable, open_plan, plan_trials
+from rayfill.ranges import Space, Variant, describe_space
+from rayfill.sweep_plan import Outcome, Plan, newest_sweep, open_plan, read_plan
 from rayfill.sweep_run import SweepRun
+from rayfill.sweep_search import (
+    Draft,
+    draft_runs,
+    draft_search,
+    make_source,
+    read_earlier,
+    tell_earlier,
+)
 from rayfill.training.driver import resolve_paths
 from rayfill.tuning import SweepOptions
+from rayfill.warm_start import find_starts, with_start
 from rayfill_data.errors import ConfigError
 from rayfill_data.reader import PreparedDataset
 
@@ -57,7 +69,12 @@ class Sweep:
     """What to vary, around which base, and what to do with the best."""
 
     base: RunConfig
-    space: Mapping[str, Sequence[Any]]
+    space: Space = dataclasses.field(default_factory=dict)
+    """What is varied: listed values, variants, or ranges that random and optuna draw from."""
+    runs: Sequence[RunConfig] = ()
+    """Runs to train instead of those of a space."""
+    beside: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Folders of runs that were trained before, to stand in the table, by name."""
     phases: Sequence[Variant] = ()
     """Runs trained before the trials, one after the other with all workers, each from the weights
     of the one before it; the trials start from the last."""
@@ -103,45 +120,61 @@ def run_sweep(sweep: Sweep, *, console: Console) -> SweepResult:
         RayfillError: a sweep in which no trial succeeded.
     """
     began = time.monotonic()
+    budget = Budget(sweep.options)
     base = resolve_paths(sweep.base)
-    planned, notes = leave_out_untrainable(_plan(sweep, base))
+    draft = _draft(sweep, base)
     check_data(base)
-    for note in notes:
-        console.print(f"Note: {note}", highlight=False, markup=False, soft_wrap=True)
+    found = _find_starts(sweep, base, draft=draft)
+    for note in draft.notes:
+        _print(f"Note: {note}", console=console)
     nested = base.scaling.num_workers > 1
     with ray_cluster(dashboard=nested) as capacity:
         uri = ensure_data(base, console=console)
-        trials = [place(trial, capacity=capacity, data_uri=uri) for trial in planned]
+        settled = functools.partial(place, capacity=capacity, data_uri=uri)
+        base = settled(base)
+        draft = draft.changed(settled)
         dataset = PreparedDataset.open(uri)
-        phases = [place(run, capacity=capacity, data_uri=uri) for run in _phases(sweep, base)]
-        _, expected = estimate([*phases, *trials], dataset=dataset, capacity=capacity)
-        console.print(expected, highlight=False, soft_wrap=True)
-        name, trials = open_plan(base.name, trials, storage=str(base.storage), resume=sweep.resume)
-        with _parent_run(name, sweep=sweep, base=trials[0], dataset=dataset) as parent:
+        phases = [with_start(settled(run), found) for run in _phases(sweep, base)]
+        planned = [*phases, *draft.examples]
+        expected, words = estimate(planned, dataset=dataset, capacity=capacity)
+        limits = budget_words(expected, options=sweep.options, trials=planned, capacity=capacity)
+        _print(f"{words} {limits}".strip(), console=console)
+        plan, notes = _open(sweep, base, draft=draft, dataset=dataset, found=found)
+        source = make_source(
+            plan,
+            draft,
+            base=base,
+            options=sweep.options,
+            say=functools.partial(_print, console=console),
+        )
+        with _parent_run(plan.name, sweep=sweep, base=source.sample, dataset=dataset) as parent:
             run = SweepRun(
-                name=name,
+                source=source,
                 sweep=sweep,
+                budget=budget,
                 capacity=capacity,
                 parent=parent,
                 console=console,
                 dataset=dataset,
-                trials=trials,
             )
             run = run.starting_from(run.train_phases(phases))
             outcomes = run.trials_side_by_side()
-            winner = run.train_winner(run.best_trial(outcomes))
+            notes = [*draft.notes, *notes, *run.left_out(outcomes)]
+            winner = run.train_winner(run.best_trial(outcomes), outcomes=outcomes)
             measured = run.measure(winner=winner)
             board = run.leaderboard(outcomes, winner=winner, measured=measured, notes=notes)
             board.show(console)
             model = run.publish(board, winner=winner)
             run.keep_samples(measured)
     seconds = time.monotonic() - began
-    _say_where(base, name=name, model=model, seconds=seconds, console=console)
+    if used := budget.words():
+        _print(used, console=console)
+    _say_where(base, name=plan.name, model=model, seconds=seconds, console=console)
     return SweepResult(
-        name=name,
+        name=plan.name,
         leaderboard=board,
         outcomes=outcomes,
-        trials=trials,
+        trials=run.trials,
         measured=measured,
         bundles=run.bundles(winner),
         model=model,
@@ -161,18 +194,55 @@ def _phases(sweep: Sweep, base: RunConfig) -> list[RunConfig]:
     return runs
 
 
-def _plan(sweep: Sweep, base: RunConfig) -> list[RunConfig]:
-    """Return the planned trials, or raise every problem of every part at once."""
+def _draft(sweep: Sweep, base: RunConfig) -> Draft:
+    """Return what is planned, or raise every problem of every part at once."""
     problems = [*sweep.options.problems(), *sweep.winner.problems(), *base.problems()]
-    planned: list[RunConfig] = []
+    draft = None
     try:
         _phases(sweep, base)
-        planned = plan_trials(base, sweep.space)
+        if sweep.runs:
+            draft = draft_runs([resolve_paths(run) for run in sweep.runs])
+        else:
+            draft = draft_search(base, sweep.space, options=sweep.options)
     except ConfigError as error:
         problems += error.problems
-    if problems:
+    if problems or draft is None:
         raise ConfigError(dict.fromkeys(problems))
-    return planned
+    if sweep.options.warm_from:
+        read_earlier(sweep.options.warm_from, storage=str(base.storage))
+    return draft
+
+
+def _find_starts(sweep: Sweep, base: RunConfig, *, draft: Draft) -> dict[str, str]:
+    """Return where the weights lie that phases and trials start from."""
+    newest = newest_sweep(base.name, storage=str(base.storage)) if sweep.resume else None
+    known = read_plan(newest, storage=str(base.storage)).started_from if newest else {}
+    # Where there are phases, trials start from the last one.
+    return find_starts(_phases(sweep, base)[:1] or draft.examples, known=known)
+
+
+def _open(
+    sweep: Sweep,
+    base: RunConfig,
+    *,
+    draft: Draft,
+    dataset: PreparedDataset,
+    found: Mapping[str, str],
+) -> tuple[Plan, list[str]]:
+    """Write the plan down, or read back the one to resume; return it and what to note."""
+    plan = Plan(
+        name=base.name,
+        storage=str(base.storage),
+        trials=list(draft.trials),
+        search=draft.search,
+        started_from=dict(found),
+    )
+    if not sweep.options.warm_from:
+        return open_plan(plan, resume=sweep.resume), []
+    told, note = tell_earlier(
+        sweep.options.warm_from, space=draft.space, base=base, dataset_hash=dataset.content_hash
+    )
+    return open_plan(dataclasses.replace(plan, told=told), resume=sweep.resume), [note]
 
 
 @contextlib.contextmanager
@@ -186,7 +256,7 @@ def _parent_run(
     folder = Path(paths.home(), "tracking", name, "sweep")
     tracker = Tracker(folder, tracking_uri=str(base.tracking.uri))
     shared = flatten(to_dict(base))
-    varied = {key: ", ".join(str(v) for v in values) for key, values in sweep.space.items()}
+    varied = describe_space(sweep.space)
     tracker.start(
         name,
         experiment=base.tracking.experiment,
@@ -207,6 +277,10 @@ def _parent_run(
         raise
     finally:
         tracker.finish(status)
+
+
+def _print(line: str, *, console: Console) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _say_where(

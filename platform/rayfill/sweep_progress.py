@@ -26,6 +26,7 @@ _LINE_EVERY_S = 5.0
 @dataclasses.dataclass
 class _Row:
     epochs: int
+    begun: int = 0  # epochs that another run had done
     epoch: int = 0
     status: str = "waiting"
     loss: float = float("nan")
@@ -38,8 +39,9 @@ class SweepProgress:
 
     def __init__(self, trials: Sequence[RunConfig], *, concurrent: int, console: Console) -> None:
         self._rows = {trial.name: _Row(epochs=trial.train.epochs) for trial in trials}
-        self._metric = trials[0].eval.select_metric
+        self._metric = trials[0].eval.select_metric if trials else ""
         self._concurrent = concurrent
+        self._more = 0
         self._console = console
         self._began = time.monotonic()
         self._last_line = 0.0
@@ -64,6 +66,13 @@ class SweepProgress:
             self._live.update(self.table())
             self._live.stop()
 
+    def planned(self, trial: RunConfig, *, begun: int, more: int) -> None:
+        """Note the next trial, epochs that were done elsewhere, and how many trials will follow."""
+        self._more = more
+        self._metric = trial.eval.select_metric
+        row = self._rows.setdefault(trial.name, _Row(epochs=trial.train.epochs))
+        row.begun = row.epoch = begun
+
     def started(self, name: str) -> None:
         """Note that a trial runs."""
         self._rows[name].status = "running"
@@ -72,7 +81,7 @@ class SweepProgress:
     def reported(self, name: str, result: Mapping[str, Any]) -> None:
         """Note an epoch's metrics."""
         row = self._rows[name]
-        row.epoch = int(result["epoch"])
+        row.epoch = max(int(result["epoch"]), row.begun)
         row.loss = result.get("train/loss", row.loss)
         score = result.get(f"val/{self._metric}")  # not every epoch is validated
         if score is not None:
@@ -94,15 +103,19 @@ class SweepProgress:
 
     def remaining_s(self) -> float:
         """Return the seconds left at the pace so far; infinite before the first epoch."""
-        done = sum(row.epoch for row in self._rows.values())
-        ended = ("finished", "stopped", "failed")
-        left = sum(row.epochs - row.epoch for row in self._rows.values() if row.status not in ended)
+        rows = self._rows.values()
+        done = sum(row.epoch - row.begun for row in rows)
+        ended = ("finished", "stopped", "failed", "unfinished")
+        left = sum(row.epochs - row.epoch for row in rows if row.status not in ended)
+        if rows:  # those to come are taken to be as long as those that are known
+            left += self._more * sum(row.epochs - row.begun for row in rows) // len(rows)
         return (time.monotonic() - self._began) * left / done if done else float("inf")
 
     def table(self) -> Table:
         """Return the state of every trial."""
         left = _duration(self.remaining_s())
-        table = Table(title=f"{len(self._rows)} trials, {self._concurrent} at a time, {left} left")
+        count = str(len(self._rows)) + (f" of {len(self._rows) + self._more}" * bool(self._more))
+        table = Table(title=f"{count} trials, {self._concurrent} at a time, {left} left")
         for column in ("trial", "state", "epoch", "train loss", f"val {self._metric}", "best"):
             table.add_column(column, justify="left" if column in ("trial", "state") else "right")
         for name, row in self._rows.items():

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from rayfill.bundle import load_bundle
 from rayfill.budget import Budget
+from rayfill.bundle import load_bundle
 from rayfill.cluster import Capacity
 from rayfill.comparison import against_baselines, between_systems
 from rayfill.config import RunConfig, replace
@@ -109,7 +109,7 @@ class SweepRun:
             )
 
     def left_out(self, outcomes: Mapping[str, Outcome]) -> list[str]:
-        """Return what the budget kept from being trained, and how a population's best came about."""
+        """Return what was not trained for the budget, and how a population's best came about."""
         cut = {name: o for name, o in outcomes.items() if o.status == "unfinished"}
         notes = []
         if cut or (self.source.missing() and self.budget.full()):
@@ -121,7 +121,7 @@ class SweepRun:
             )
         elif self.source.missing():
             notes.append(
-                f"{self.source.missing()} trials fewer than asked for: nothing else to try was left."
+                f"{self.source.missing()} trials fewer than asked for: nothing else was left."
             )
         return [*notes, *self.source.notes(self._runs(None), score=self._own_score)]
 

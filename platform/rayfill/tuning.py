@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
+from rayfill.budget import Budget
 from rayfill.config import RunConfig
-from rayfill.sweep_plan import Outcome, read_outcome, write_outcome
+from rayfill.sweep_plan import Outcome, Plan, read_outcome, write_outcome
 from rayfill.training.driver import TrainingJob, make_job, train_here, train_on_ray
 from rayfill.training.history import read_history
+from rayfill.training.lineage import newest_meta
+from rayfill.trial_source import PlannedTrials
 
 if TYPE_CHECKING:
-    from ray.tune import Callback
+    from ray.tune import Callback, Stopper
+    from ray.tune.search import Searcher
 
     from rayfill.cluster import Capacity
     from rayfill.sweep_progress import SweepProgress
@@ -26,34 +30,89 @@ _HANDOVER_TIMEOUT_S = "60"
 #: the default of one, two launchers and their workers wait for each other for ever on two cores.
 _LAUNCHER_CPUS = 0.01
 
+#: Trials that may wait for a growing cluster, so that it sees how much is wanted.
+_MOST_WAITING = 200
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SweepOptions:
     """How a sweep is run; what it varies is the experiment's own."""
 
-    scheduler: Literal["asha", "none"] = "asha"
-    """asha stops the weaker half of the trials early; none runs all to the end."""
+    search: Literal["grid", "random", "optuna"] = "grid"
+    """grid: every combination of listed values; random: points of the space; optuna: each point
+    where the results so far promise most (TPE)."""
+    trials: int | None = None
+    """Trials of random and optuna, or members of a population."""
+    warm_from: str | None = None
+    """optuna: another sweep, on the same dataset and metric, whose trials it knows beforehand."""
+    scheduler: Literal["asha", "none", "pbt"] = "asha"
+    """asha stops the weaker half of the trials early; none runs all to the end; pbt trains a
+    population whose worst members take over from the best, at varied hyperparameters."""
     grace_epochs: int = 1
     """Epochs every trial gets before it may be stopped early."""
+    generation_epochs: int = 1
+    """pbt: epochs between takeovers."""
     max_concurrent: int | None = None
     """Trials at a time; None is as many as the cluster holds."""
+    max_hours: float | None = None
+    """Hours after which no trial is begun and running ones end with their epoch. Limits are those
+    of one call; what they leave out goes on with a resume."""
+    max_trials: int | None = None
+    """Trials to begin in this call."""
+    max_cost: float | None = None
+    """Cost after which nothing is begun, as max_hours; it needs a price."""
+    cost_per_cpu_hour: float = 0.0
+    """Price of a CPU core for an hour, in any currency."""
+    cost_per_gpu_hour: float = 0.0
+    """Price of a GPU for an hour, in the same."""
 
     def problems(self) -> Iterator[str]:
         """Yield one sentence for every value that cannot be used."""
-        if self.grace_epochs < 1:
-            yield f"sweep.grace_epochs is {self.grace_epochs}: it must be at least 1."
-        if self.max_concurrent is not None and self.max_concurrent < 1:
-            yield f"sweep.max_concurrent is {self.max_concurrent}: it must be at least 1."
+        for name in ("grace_epochs", "generation_epochs"):
+            if getattr(self, name) < 1:
+                yield f"sweep.{name} is {getattr(self, name)}: it must be at least 1."
+        for name in ("trials", "max_concurrent", "max_trials"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                yield f"sweep.{name} is {value}: it must be at least 1."
+        for name in ("max_hours", "max_cost"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                yield f"sweep.{name} is {value}: it must be above 0."
+        for name in ("cost_per_cpu_hour", "cost_per_gpu_hour"):
+            if not getattr(self, name) >= 0:
+                yield f"sweep.{name} is {getattr(self, name)}: it must be 0 or more."
+        if self.max_cost is not None and not (self.cost_per_cpu_hour or self.cost_per_gpu_hour):
+            yield (
+                "sweep.max_cost needs a price: give sweep.cost_per_cpu_hour or "
+                "sweep.cost_per_gpu_hour."
+            )
+        yield from self._search_problems()
+
+    def _search_problems(self) -> Iterator[str]:
+        """Yield which parts of a search do not go together."""
+        if self.search == "grid" and self.trials is not None:
+            yield "sweep.trials is for sweep.search random or optuna; a grid has its own number."
+        if self.search != "grid" and self.trials is None:
+            yield f"sweep.search {self.search} needs sweep.trials: how many to try."
+        if self.warm_from is not None and self.search != "optuna":
+            yield f"sweep.warm_from needs sweep.search optuna, got {self.search}."
+        if self.scheduler == "pbt" and self.search == "optuna":
+            yield (
+                "sweep.scheduler pbt chooses hyperparameters itself: let it begin from "
+                "sweep.search grid or random."
+            )
 
 
 def run_trials(
-    trials: Sequence[RunConfig],
+    source: PlannedTrials,
     *,
-    group: str,
     options: SweepOptions,
+    budget: Budget,
     capacity: Capacity,
     parent: str,
     progress: SweepProgress,
+    prepare: Callable[[RunConfig], RunConfig] = lambda trial: trial,
 ) -> dict[str, Outcome]:
     """Run every trial that has not ended yet and return how each ended, by name.
 
@@ -61,48 +120,73 @@ def run_trials(
     that the scheduler compares the others with them.
 
     Args:
-        trials: Resolved runs of the same metric.
-        group: Name of the sweep.
+        source: Where trials come from; all have the same metric.
         options: How to run them.
+        budget: What may be used; trials that it leaves out are unfinished.
         capacity: Of the cluster.
         parent: MLflow run (or its journal) that the trials' runs belong to.
         progress: Shows how far the trials are.
+        prepare: Changes a planned run before it is trained.
     """
     from ray import tune
 
+    plan, first = source.plan, source.sample
+    most = _most_live(options, sample=first, capacity=capacity)
     # Tune's own handler would end the trials and return as if they had all been run.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     # Epochs without a validation have no score, which is no error.
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
-    jobs = {trial.name: make_job(trial, group=group, parent=parent) for trial in trials}
-    first = trials[0]
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(most)
     metric = f"val/{first.eval.select_metric}"
+    handout = _Handout(
+        source, budget=budget, most=most, parent=parent, progress=progress, prepare=prepare
+    )
     tuner = tune.Tuner(
         tune.with_resources(
-            _make_trainable(jobs, capacity=capacity, metric=metric), trial_resources(first)
+            _make_trainable(capacity=capacity, metric=metric), trial_resources(first)
         ),
-        param_space={"trial": tune.grid_search([trial.name for trial in trials])},
         tune_config=tune.TuneConfig(
             metric=metric,
             mode="max",
-            scheduler=_scheduler(options, trials=trials),
-            max_concurrent_trials=options.max_concurrent,
+            search_alg=_searcher(handout),
+            num_samples=-1,
+            scheduler=_scheduler(options, longest=source.longest),
             reuse_actors=True,
             trial_name_creator=lambda trial: str(trial.config["trial"]),
             trial_dirname_creator=lambda trial: str(trial.config["trial"]),
         ),
         run_config=tune.RunConfig(
-            name=group,
-            storage_path=f"{first.storage}/.ray-tune",
+            name=plan.name,
+            storage_path=f"{plan.storage}/.ray-tune",
             verbose=0,
+            stop=_stopper(handout),
             failure_config=tune.FailureConfig(max_failures=first.scaling.max_failures),
-            callbacks=[_outcome_writer(jobs, progress=progress)],
+            callbacks=[_outcome_writer(handout)],
         ),
     )
-    tuner.fit()
-    outcomes = {name: read_outcome(job.run_dir) for name, job in jobs.items()}
-    missing = Outcome(status="failed", epoch=0, reason="never ran")
-    return {name: outcome or missing for name, outcome in outcomes.items()}
+    if not handout.over():
+        tuner.fit()
+    return {trial.name: _outcome(plan, trial, budget=budget) for trial in plan.trials}
+
+
+def _outcome(plan: Plan, trial: RunConfig, *, budget: Budget) -> Outcome:
+    run_dir = plan.run_dir(trial)
+    outcome = read_outcome(run_dir)
+    if outcome is not None:
+        return outcome
+    if why := budget.full():
+        return Outcome(status="unfinished", epoch=len(read_history(run_dir)), reason=why)
+    return Outcome(status="failed", epoch=0, reason="never ran")
+
+
+def _most_live(options: SweepOptions, *, sample: RunConfig, capacity: Capacity) -> int:
+    """Return how many trials may run or wait to run at a time."""
+    if options.max_concurrent:
+        return options.max_concurrent
+    # A search that asked for many at once would not know what came of them.
+    if capacity.can_grow and options.search != "optuna":
+        return _MOST_WAITING
+    return concurrent_trials(sample, capacity=capacity)
 
 
 def trial_resources(config: RunConfig) -> dict[str, float]:
@@ -126,23 +210,130 @@ def concurrent_trials(config: RunConfig, *, capacity: Capacity) -> int:
     return max(1, int(fits))
 
 
-def _make_trainable(
-    jobs: Mapping[str, TrainingJob], *, capacity: Capacity, metric: str
-) -> Callable[[dict[str, Any]], None]:
-    values = {name: job.to_dict() for name, job in jobs.items()}
+class _Handout:
+    """What the searcher, the stopper and the callback of Tune share."""
 
+    def __init__(
+        self,
+        source: PlannedTrials,
+        *,
+        budget: Budget,
+        most: int,
+        parent: str,
+        progress: SweepProgress,
+        prepare: Callable[[RunConfig], RunConfig],
+    ) -> None:
+        self.budget = budget
+        self.progress = progress
+        self.jobs: dict[str, TrainingJob] = {}
+        self.cut: set[str] = set()
+        """Trials that the budget ended."""
+        self._source = source
+        self._most = most
+        self._parent = parent
+        self._prepare = prepare
+        self._live: dict[str, str] = {}
+
+    def next(self, trial_id: str) -> TrainingJob | None:
+        """Return what to train next, or None where there is nothing now."""
+        if self.over() or len(self._live) >= self._most:
+            return None
+        live = self._live.values()
+        trial = self._source.next(live=live)
+        if trial is None:
+            return None
+        self._live[trial_id] = trial.name
+        group = self._source.plan.name
+        job = make_job(self._prepare(trial), group=group, parent=self._parent)
+        self.jobs[trial.name] = job
+        parent = trial.train.continue_from
+        begun = int(newest_meta(parent).get("epoch", 0)) if parent else 0
+        self.progress.planned(trial, begun=begun, more=self._source.missing())
+        if not _ended(job):
+            self.budget.begin(trial)
+        return job
+
+    def over(self) -> bool:
+        """Return whether nothing will come any more."""
+        return bool(self.budget.full()) or self._source.over(live=self._live.values())
+
+    def ended(self, trial_id: str) -> None:
+        """Note that a trial has ended."""
+        name = self._live.pop(trial_id, "")
+        self.budget.end(name)
+
+
+def _searcher(handout: _Handout) -> Searcher:
+    """Return what Tune asks for trials."""
+    from ray.tune.search import Searcher
+
+    class HandoutSearcher(Searcher):  # type: ignore[misc]
+        def set_search_properties(self, *_: Any, **__: Any) -> bool:
+            return True
+
+        def suggest(self, trial_id: str) -> Any:
+            job = handout.next(trial_id)
+            if job is None:
+                return Searcher.FINISHED if handout.over() else None
+            return {"trial": job.config.name, "job": job.to_dict()}
+
+        def on_trial_complete(self, trial_id: str, *_: Any, **__: Any) -> None:
+            handout.ended(trial_id)
+
+        def save(self, *_: Any) -> None:
+            """Our plan is the record; Tune's is never read."""
+
+        def __deepcopy__(self, memo: Any) -> Searcher:
+            return self
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Searcher, ()
+
+    return HandoutSearcher()
+
+
+def _stopper(handout: _Handout) -> Stopper:
+    """Return what ends running trials after the epoch at which the budget is used up."""
+    from ray.tune.stopper import NoopStopper, Stopper
+
+    class BudgetStopper(Stopper):  # type: ignore[misc]
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+            if not handout.budget.spent():
+                return False
+            handout.cut.add(trial_id)
+            return True
+
+        def stop_all(self) -> bool:
+            return False
+
+        def __deepcopy__(self, memo: Any) -> Stopper:
+            return self
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return NoopStopper, ()
+
+    return BudgetStopper()
+
+
+def _ended(job: TrainingJob) -> Outcome | None:
+    """Return how a run ended in a way that is not tried again."""
+    outcome = read_outcome(job.run_dir)
+    return None if outcome is None or outcome.status == "failed" else outcome
+
+
+def _make_trainable(*, capacity: Capacity, metric: str) -> Callable[[dict[str, Any]], None]:
     def trial(point: dict[str, Any]) -> None:
         from ray import tune
 
         os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = _HANDOVER_TIMEOUT_S  # of this process
-        job = TrainingJob.from_dict(values[point["trial"]])
+        job = TrainingJob.from_dict(point["job"])
 
         def report(entry: dict[str, float]) -> None:
             if metric in entry:
                 tune.report(dict(entry))
 
-        outcome = read_outcome(job.run_dir)
-        if outcome is not None and outcome.status != "failed":
+        outcome = _ended(job)
+        if outcome is not None:
             for entry in read_history(job.run_dir)[: outcome.epoch]:
                 report(entry)
         elif job.config.scaling.num_workers > 1:
@@ -155,12 +346,11 @@ def _make_trainable(
     return trial
 
 
-def _scheduler(options: SweepOptions, *, trials: Sequence[RunConfig]) -> Any:
+def _scheduler(options: SweepOptions, *, longest: int) -> Any:
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
-    if options.scheduler == "none":
+    if options.scheduler != "asha":
         return FIFOScheduler()
-    longest = max(trial.train.epochs for trial in trials)
     return ASHAScheduler(
         # Our own count: Tune's restarts at 1 when a trial is taken up again.
         time_attr="epoch",
@@ -170,9 +360,11 @@ def _scheduler(options: SweepOptions, *, trials: Sequence[RunConfig]) -> Any:
     )
 
 
-def _outcome_writer(jobs: Mapping[str, TrainingJob], *, progress: SweepProgress) -> Callback:
+def _outcome_writer(handout: _Handout) -> Callback:
     """Return the Tune callback that shows progress and writes down how each trial ended."""
     from ray.tune import Callback
+
+    jobs, progress = handout.jobs, handout.progress
 
     class OutcomeWriter(Callback):  # type: ignore[misc]
         def on_trial_start(
@@ -190,8 +382,13 @@ def _outcome_writer(jobs: Mapping[str, TrainingJob], *, progress: SweepProgress)
         ) -> None:
             name = trial.config["trial"]
             epoch = int(trial.last_result.get("epoch", 0))
-            whole = epoch >= jobs[name].config.train.epochs
-            self._end(name, Outcome(status="finished" if whole else "stopped", epoch=epoch))
+            if epoch >= jobs[name].config.train.epochs:
+                self._end(name, Outcome(status="finished", epoch=epoch))
+            elif trial.trial_id not in handout.cut:
+                self._end(name, Outcome(status="stopped", epoch=epoch))
+            else:  # what it was before is still true
+                cut = Outcome(status="unfinished", epoch=epoch, reason=handout.budget.spent())
+                progress.ended(name, _ended(jobs[name]) or cut)
 
         def on_trial_error(
             self, iteration: int, trials: list[Any], trial: Any, **info: Any

@@ -10,16 +10,27 @@ import pytest
 
 from rayfill.config import RunConfig, replace
 from rayfill.losses import Availability
+from rayfill.ranges import Variant
 from rayfill.sweep_plan import (
     Outcome,
-    Variant,
+    Plan,
     leave_out_untrainable,
-    open_plan,
     plan_trials,
     read_outcome,
     write_outcome,
 )
+from rayfill.sweep_plan import (
+    open_plan as open_whole_plan,
+)
 from rayfill_data.errors import ConfigError, RayfillError
+
+
+def open_plan(
+    name: str, trials: list[RunConfig], *, storage: str, resume: bool
+) -> tuple[str, list[RunConfig]]:
+    plan = open_whole_plan(Plan(name=name, storage=storage, trials=list(trials)), resume=resume)
+    return plan.name, plan.trials
+
 
 SPACE = {"model.name": ("unet", "attention_unet"), "train.epochs": (2, 4), "loss.terms": ("l1",)}
 STEPS = {"train.schedule": ("step",), "train.step_epochs": ((1, 2),)}

@@ -59,10 +59,12 @@ def main(args: Sequence[str]) -> int:
     from rayfill.data_location import check_data, ensure_data
     from rayfill.sweep_progress import train_watched
     from rayfill.training.driver import make_job, resolve_paths
+    from rayfill.warm_start import find_starts, with_start
 
     console = make_console()
     config = resolve_paths(config)
     check_data(config)
+    config = with_start(config, find_starts([config]))
     with ray_cluster() as capacity:
         uri = ensure_data(config, console=console)
         config = place(config, capacity=capacity, data_uri=uri)
