@@ -13,6 +13,7 @@ import pytest
 
 from rayfill.config import check
 from rayfill.experiment import SCALES, Experiment, run_experiment
+from rayfill.models import MODELS
 from rayfill.sweep_plan import plan_trials
 from rayfill_data.errors import ConfigError
 
@@ -95,3 +96,10 @@ def test_an_experiment_runs_at_smoke_and_prints_its_table(
     written = (tmp_path / "runs" / name / "leaderboard.md").read_text()
     assert "Scale smoke." in written
     assert (tmp_path / "runs" / name / "samples.parquet").stat().st_size > 0
+
+
+def test_every_network_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment: Experiment = load("compare_inpainters", monkeypatch).EXPERIMENT
+    for scale in ("small", "paper"):
+        trials = plan_trials(experiment.config(scale), experiment.scales[scale].space)
+        assert {trial.model.name for trial in trials} == set(MODELS) - {"joint"}
