@@ -140,6 +140,8 @@ class Evaluation:
     def _difference_cells(self) -> list[list[str]]:
         rows = []
         for row in self.differences:
+            if row.system == row.against:
+                continue
             found = row.difference
             digits = COLUMNS[row.metric].digits + 1
             shown = (
@@ -150,7 +152,7 @@ class Evaluation:
                 )
             )
             rows.append([row.system, row.metric, shown, row.verdict()])
-        return rows
+        return [*rows, [self.differences[0].against, "all", "0", "itself"]]
 
 
 def differences_from(
