@@ -8,8 +8,8 @@ from rich.table import Table
 
 from rayfill.report.contents import Comparison, interval, metric_name, unit
 
-#: More columns than these do not fit beside each other: the table is turned.
-_MOST_KEYS = 6
+#: So few runs stand beside each other, with a line for each parameter; more stand below each other.
+_FEW_RUNS = 4
 
 
 def show(comparison: Comparison, *, console: Console) -> None:
@@ -50,7 +50,7 @@ def _show_changed(comparison: Comparison, *, console: Console) -> None:
     if not keys:
         return
     rows = [["run", *keys], *([name, *own] for name, own in values.items())]
-    if len(keys) > _MOST_KEYS:
+    if len(values) <= min(_FEW_RUNS, len(keys)):
         rows = [list(row) for row in zip(*rows, strict=True)]
     table = Table(title="What differs between the runs")
     for cell in rows[0]:

@@ -12,6 +12,7 @@ from rayfill.bundle import CONFIG_FILE
 from rayfill.folders import list_folders, read_file
 from rayfill.report.contents import Unranked
 from rayfill.report.recorded import RecordedRun, Store
+from rayfill.sweep_plan import newest_sweep
 from rayfill.training.loop import best_bundle
 from rayfill_data.errors import RayfillError, unknown_name
 
@@ -123,19 +124,12 @@ class Finder:
         ]
 
     def _newest(self, name: str) -> str:
-        """Return the folder of the newest sweep of a name, the one of the highest number."""
-        pattern = re.compile(rf"{re.escape(name)}(-\d+)?")
-        taken = [
-            folder
-            for folder in list_folders(self._storage)
-            if pattern.fullmatch(folder) and read_file(f"{self._storage}/{folder}/{_PLAN}")
-        ]
-        if not taken:
+        """Return the folder of the newest sweep of a name, or nothing."""
+        newest = newest_sweep(name, storage=self._storage)
+        if newest is None:
             return ""
-        newest = max(taken, key=lambda folder: int(folder[len(name) + 1 :] or 1))
-        if len(taken) > 1:
-            older = ", ".join(folder for folder in taken if folder != newest)
-            self._notes.append(f"{newest} is the newest sweep of its name; older: {older}.")
+        if newest != name:
+            self._notes.append(f"{newest} is the newest sweep called {name}.")
         return f"{self._storage}/{newest}"
 
     def _newest_or_raise(self, name: str) -> str:

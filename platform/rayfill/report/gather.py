@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from rayfill import paths
 from rayfill.bundle import CONFIG_FILE
-from rayfill.config import RunConfig, flatten, from_dict
+from rayfill.config import EvalConfig, RunConfig, flatten, from_dict
 from rayfill.evaluate_all import evaluate_bundles, lpips_if_available
 from rayfill.evaluation import Measured, protocol
 from rayfill.folders import read_file
 from rayfill.journal import recorded_run
 from rayfill.leaderboard import COLUMNS, Entry, Leaderboard, ReportRow
+from rayfill.metrics import LpipsMetric
 from rayfill.report.contents import Comparison, Run, Unranked
 from rayfill.report.found import Asked, RunFolder
 from rayfill.sweep_plan import read_outcome
@@ -108,6 +109,7 @@ class _Gathering:
         self._asked = asked
         self._rank_by = rank_by
         self._sweeps: dict[str, _Recorded | None] = {}
+        self._lpips: dict[EvalConfig, LpipsMetric | None] = {}
         self._unranked = list(asked.unranked)
 
     def run(self) -> tuple[list[_System], list[Unranked]]:
@@ -136,7 +138,14 @@ class _Gathering:
         if recorded and folder.name in recorded.measured:
             entry = next(e for e in recorded.board.entries if e.name == folder.name)
             return _System(
-                entry=dataclasses.replace(entry, name=folder.label, **self._validated(run)),
+                entry=dataclasses.replace(
+                    entry,
+                    name=folder.label,
+                    # The sweep's own is of the metric that it was ranked by.
+                    val_score=_best_validation(run, self._rank_by)
+                    if self._rank_by
+                    else entry.val_score,
+                ),
                 measured=recorded.measured[folder.name],
                 sample_id=recorded.sample_id[folder.name],
                 hole_ratio=recorded.hole_ratio[folder.name],
@@ -153,7 +162,9 @@ class _Gathering:
         if config.train.stage == "segmentation":
             raise RayfillError("it finds objects and fills nothing, so it has no pictures to rank.")
         dataset, arrays = load_test(config.data.uri)
-        lpips, _ = lpips_if_available(config.eval)
+        if config.eval not in self._lpips:  # asking takes seconds without a connection
+            self._lpips[config.eval] = lpips_if_available(config.eval)[0]
+        lpips = self._lpips[config.eval]
         network = lpips.network if lpips else None
         measured = evaluate_bundles({run.name: run.bundle}, arrays=arrays, lpips=lpips)[run.name]
         rank_by = self._rank_by or config.eval.select_metric
@@ -196,10 +207,6 @@ class _Gathering:
             and entry.name in recorded.measured
             and (entry.name, recorded.board.protocol["dataset_hash"]) not in known
         ]
-
-    def _validated(self, run: Run) -> dict[str, float]:
-        """Return the validation score, where another than the sweep's own is asked for."""
-        return {"val_score": _best_validation(run, self._rank_by)} if self._rank_by else {}
 
     def _recorded(self, sweep: str) -> _Recorded | None:
         if sweep not in self._sweeps:

@@ -12,7 +12,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rayfill.leaderboard import Entry
@@ -135,17 +135,29 @@ def draw_validation(axes: Axes, *, comparison: Comparison) -> None:
 
 
 def draw_loss(axes: Axes, *, comparison: Comparison) -> None:
-    """Draw the training loss by epoch, on a logarithmic scale where the losses are far apart."""
-    values = _draw_lines(axes, comparison=comparison, key="train/loss")
+    """Draw the training loss by epoch, of the runs whose loss has the best run's formula.
+
+    Others have another unit. The scale is logarithmic where the values are far apart.
+    """
+    formula = _loss_of_best(comparison)
+    same = [run.name for run in comparison.runs.values() if _formula(run) == formula]
+    values = _draw_lines(axes, comparison=comparison, key="train/loss", only=same)
     if values and min(values) > 0 and max(values) > 20 * min(values):
         axes.set_yscale("log")
-    terms = {run.params.get("loss.terms", "") for run in comparison.runs.values()}
-    several = len(terms) > 1
-    axes.set_title(
-        "Training loss (formulas differ: compare shapes)" if several else "Training loss",
-        loc="left",
-    )
+    several = len(same) < len(comparison.runs)
+    axes.set_title("Training loss" + f", runs with {_short(formula)}" * several, loc="left")
     axes.set_ylabel("loss")
+
+
+def _loss_of_best(comparison: Comparison) -> str:
+    ranked = comparison.board.ranked()
+    return next(
+        (_formula(comparison.runs[e.name]) for e in ranked if e.name in comparison.runs), ""
+    )
+
+
+def _formula(run: Run) -> str:
+    return run.params.get("loss.terms", "")
 
 
 def draw_hole_ratio(axes: Axes, *, comparison: Comparison) -> None:
@@ -189,6 +201,8 @@ def draw_hole_ratio(axes: Axes, *, comparison: Comparison) -> None:
 
 def draw_differences(axes: Axes, *, comparison: Comparison) -> None:
     """Draw how much better the best is than each other system, with 95 % intervals."""
+    from matplotlib.ticker import MaxNLocator
+
     metric, best = comparison.sample_metric, comparison.best
     assert best is not None
     pairs = [pair for pair in comparison.differences if metric in pair.by_metric]
@@ -208,18 +222,22 @@ def draw_differences(axes: Axes, *, comparison: Comparison) -> None:
     axes.set_yticks(range(len(pairs)), [_short(pair.name) for pair in pairs])
     axes.set_ylim(len(pairs) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(f"{_label(metric)}: how much better; hollow: may be chance")
     axes.set_title(f"Lead of {_short(best.name)}", loc="left")
 
 
-def _draw_lines(axes: Axes, *, comparison: Comparison, key: str) -> list[float]:
-    """Draw one metric of every run by epoch; return all its finite values."""
+def _draw_lines(
+    axes: Axes, *, comparison: Comparison, key: str, only: Collection[str] | None = None
+) -> list[float]:
+    """Draw one metric of every run, or of ``only`` some, by epoch; return its finite values."""
     from matplotlib.ticker import MaxNLocator
 
     chosen, values = styles(comparison), []
     ends: list[tuple[float, float, str, Style]] = []
-    entries = [entry for entry in comparison.board.ranked() if entry.name in comparison.runs]
+    wanted = comparison.runs if only is None else only
+    entries = [entry for entry in comparison.board.ranked() if entry.name in wanted]
     for entry in _gray_first(entries, chosen):
         epochs, points = _series(comparison.runs[entry.name], key)
         if not points:
