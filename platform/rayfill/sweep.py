@@ -166,6 +166,7 @@ def run_sweep(sweep: Sweep, *, console: Console) -> SweepResult:
             board.show(console)
             model = run.publish(board, winner=winner)
             run.keep_samples(measured)
+            run.report(board, winner=winner, measured=measured, outcomes=outcomes)
     seconds = time.monotonic() - began
     if used := budget.words():
         _print(used, console=console)

@@ -233,6 +233,27 @@ class SweepRun:
         content = samples_parquet(measured, arrays=self.test)
         write_file(f"{self.trials[0].storage}/{self.name}/samples.parquet", content)
 
+    def report(
+        self,
+        board: Leaderboard,
+        *,
+        winner: RunConfig | None,
+        measured: Mapping[str, Measured],
+        outcomes: Mapping[str, Outcome],
+    ) -> None:
+        """Write and record the report that shows everything at a glance."""
+        from rayfill.report.sweep import report_sweep
+
+        report_sweep(
+            board,
+            jobs=[self._job(run) for run in self._runs(winner)],
+            measured=measured,
+            arrays=self.test,
+            outcomes=outcomes,
+            parent=self.parent,
+            console=self.console,
+        )
+
     @functools.cached_property
     def test(self) -> SplitArrays:
         """The test split, loaded once for all systems."""
