@@ -70,6 +70,10 @@ class RunConfig:
         for part in ("data", "model", "loss", "train", "scaling", "eval", "tracking"):
             yield from getattr(self, part).problems()
         yield from self._stage_problems()
+        known = flatten(to_dict(self))
+        for key in self.tracking.params:
+            if key not in known:
+                yield "tracking.params: " + unknown_name("key", key, known)
         if self.train.batch_size % self.scaling.num_workers:
             yield (
                 f"train.batch_size {self.train.batch_size} does not divide by "

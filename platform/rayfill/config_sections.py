@@ -350,6 +350,9 @@ class TrackingConfig:
     """Name in the model registry."""
     pictures: int = 6
     """Validation samples logged as pictures at every validation."""
+    params: tuple[str, ...] = ()
+    """Config keys recorded as parameters even at their default, beside those that are not; a sweep
+    adds what it varies. The whole configuration is the run's config.json."""
 
     def problems(self) -> Iterator[str]:
         """Yield one sentence for every value that cannot be used."""

@@ -15,13 +15,22 @@ from rich.console import Console
 from rayfill import paths
 from rayfill.budget import Budget
 from rayfill.cluster import place, ray_cluster
-from rayfill.config import RunConfig, flatten, replace, to_dict
+from rayfill.config import RunConfig, replace
 from rayfill.data_location import check_data, ensure_data
 from rayfill.estimate import budget_words, estimate
 from rayfill.evaluate_all import TABLE_BASELINES
 from rayfill.evaluation import Measured
 from rayfill.leaderboard import Leaderboard, ReportRow
 from rayfill.ranges import Space, Variant, describe_space
+from rayfill.run_page import (
+    NOTE,
+    compared_params,
+    comparing,
+    describe_sweep,
+    differing_keys,
+    record_inputs,
+    varied_keys,
+)
 from rayfill.sweep_plan import Outcome, Plan, newest_sweep, open_plan, read_plan
 from rayfill.sweep_run import SweepRun
 from rayfill.sweep_search import (
@@ -121,7 +130,7 @@ def run_sweep(sweep: Sweep, *, console: Console) -> SweepResult:
     """
     began = time.monotonic()
     budget = Budget(sweep.options)
-    base = resolve_paths(sweep.base)
+    base = comparing(resolve_paths(sweep.base), varied_keys(sweep.space))
     draft = _draft(sweep, base)
     check_data(base)
     found = _find_starts(sweep, base, draft=draft)
@@ -202,7 +211,8 @@ def _draft(sweep: Sweep, base: RunConfig) -> Draft:
     try:
         _phases(sweep, base)
         if sweep.runs:
-            draft = draft_runs([resolve_paths(run) for run in sweep.runs])
+            differing = differing_keys(sweep.runs)
+            draft = draft_runs([comparing(resolve_paths(run), differing) for run in sweep.runs])
         else:
             draft = draft_search(base, sweep.space, options=sweep.options)
     except ConfigError as error:
@@ -256,17 +266,18 @@ def _parent_run(
 
     folder = Path(paths.home(), "tracking", name, "sweep")
     tracker = Tracker(folder, tracking_uri=str(base.tracking.uri))
-    shared = flatten(to_dict(base))
-    varied = describe_space(sweep.space)
-    tracker.start(
+    varied, run_dir = describe_space(sweep.space), f"{base.storage}/{name}"
+    new = tracker.start(
         name,
         experiment=base.tracking.experiment,
-        params={key: value for key, value in shared.items() if key not in varied and key != "name"}
-        | {f"space.{key}": value for key, value in varied.items()},
-        tags=provenance_tags(dataset_hash=dataset.content_hash, seed=base.train.seed)
-        | run_tags(base, kind="sweep", sweep=name, run_dir=f"{base.storage}/{name}")
-        | {"mlflow.note.content": f"Sweep over {', '.join(sweep.space)}. See leaderboard.md."},
+        params={f"space.{key}": value for key, value in varied.items()}
+        | compared_params(base, without=base.tracking.params),
+        tags=run_tags(base, kind="sweep", sweep=name, run_dir=run_dir)
+        | provenance_tags(dataset_hash=dataset.content_hash, seed=base.train.seed)
+        | {NOTE: describe_sweep(space=varied, run_dir=run_dir)},
     )
+    if new:
+        record_inputs(tracker, config=base, dataset=dataset)
     # The database is made here, once, before any worker opens it.
     tracker.flush()
     status = "KILLED"

@@ -25,6 +25,8 @@ from rayfill.evaluate_all import (
 from rayfill.evaluation import Measured, evaluate, protocol
 from rayfill.folders import write_file
 from rayfill.leaderboard import Entry, Leaderboard, psnr_and_ssim
+from rayfill.ranges import describe_space
+from rayfill.run_page import NOTE, describe_sweep, record_result
 from rayfill.sweep_plan import Outcome
 from rayfill.sweep_progress import SweepProgress, train_watched
 from rayfill.training.driver import TrainingJob, attach_tracker, make_job
@@ -38,7 +40,7 @@ from rayfill_data.errors import RayfillError
 from rayfill_data.reader import PreparedDataset, SplitArrays
 
 if TYPE_CHECKING:
-    from rayfill.metrics import LpipsMetric
+    from rayfill.metrics import LpipsMetric, MetricTable
     from rayfill.provenance import RunKind
     from rayfill.registry import RegisteredModel
     from rayfill.sweep import Sweep
@@ -334,11 +336,16 @@ class SweepRun:
         tables = {entry.name: entry.table for entry in board.entries}
         runs = self._runs(winner)
         for run in runs:
-            tracker = attach_tracker(self._job(run))
-            scores = {f"test/{k}": score.mean for k, score in tables[run.name].total.items()}
-            tracker.metrics(scores, step=len(read_history(self._job(run).run_dir)))
+            job = self._job(run, kind="winner" if run is winner else "trial")
+            tracker = attach_tracker(job)
+            tracker.metrics(_test_metrics(tables[run.name]), step=len(read_history(job.run_dir)))
+            record_result(tracker, job=job, table=tables[run.name], epochs=self._epochs(run))
             tracker.close()
         best = self._best(runs)
+        # Folded up, as MLflow first shows it, the sweep stands for its best run.
+        self.parent.metrics(_test_metrics(tables[best.name]), step=0)
+        space = describe_space(self.sweep.space)
+        self.parent.tags({NOTE: describe_sweep(space=space, run_dir=root, board=board)})
         return register_champion(
             best,
             job=self._job(best),
@@ -385,3 +392,7 @@ class SweepRun:
 
     def _epochs(self, config: RunConfig) -> str:
         return f"{len(read_history(self._job(config).run_dir))}/{config.train.epochs}"
+
+
+def _test_metrics(table: MetricTable) -> dict[str, float]:
+    return {f"test/{name}": score.mean for name, score in table.total.items()}

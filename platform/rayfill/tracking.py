@@ -8,10 +8,15 @@ twice leaves one point.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
+import shutil
+import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +38,8 @@ _CLIENT_DEFAULTS = {
 }
 _BACKOFF_S = 10.0
 _MAX_PARAM_CHARS = 500
+_MAX_DIGEST_CHARS = 36
+_PREVIEW_PX = 1024
 
 
 class Tracker:
@@ -76,14 +83,14 @@ class Tracker:
         params: Mapping[str, Any],
         tags: Mapping[str, str],
         parent: str = "",
-    ) -> None:
-        """Create the run, once: a continued run keeps its own.
+    ) -> bool:
+        """Create the run, once, and return whether it is new: a continued run keeps its own.
 
         ``parent`` is the parent's run id, or the folder of the parent's journal while that run has
         none yet.
         """
         if self._journal.started or self._journal.run_id:
-            return
+            return False
         self._record(
             "start",
             name=name,
@@ -92,6 +99,18 @@ class Tracker:
             tags=dict(tags),
             parent=parent,
         )
+        return True
+
+    def dataset(self, name: str, *, digest: str, uri: str, profile: Mapping[str, Any]) -> None:
+        """Record what the run is trained on, as an input that MLflow lists and filters by.
+
+        Args:
+            name: What people call it.
+            digest: Hash of its content; MLflow keeps the first 36 characters.
+            uri: Where it lies.
+            profile: Facts about it, such as how many samples a split has.
+        """
+        self._record("dataset", name=name, digest=digest, uri=uri, profile=dict(profile))
 
     def metrics(self, values: Mapping[str, float], *, step: int) -> None:
         """Record metrics at a step; a (metric, step) that is already recorded is left as it is."""
@@ -112,6 +131,10 @@ class Tracker:
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags of the run."""
         self._record("tags", values=dict(values))
+
+    def status(self, status: str) -> None:
+        """Correct how the run ended, leaving when it did."""
+        self._record("status", status=status)
 
     def finish(self, status: str = "FINISHED", *, patience_s: float = 15.0) -> int:
         """End the run, wait for the sender, and return how many events are still unsent."""
@@ -223,12 +246,36 @@ class Sender:
         points = [Metric(k, v, event["time_ms"], event["step"]) for k, v in event["values"].items()]
         self._client.log_batch(self._journal.run_id, metrics=points)
 
+    def _send_dataset(self, event: Mapping[str, Any]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        scheme, found, _ = event["uri"].partition("://")
+        dataset = Dataset(
+            name=event["name"],
+            digest=event["digest"][:_MAX_DIGEST_CHARS],
+            source_type=scheme if found else "local",
+            source=json.dumps({"uri": event["uri"]}),
+            profile=json.dumps(event["profile"]),
+        )
+        context = InputTag("mlflow.data.context", "training")
+        self._client.log_inputs(self._journal.run_id, datasets=[DatasetInput(dataset, [context])])
+
     def _send_picture(self, event: Mapping[str, Any]) -> None:
+        """Write the files that ``log_image`` would, with a preview that is not 256 pixels small.
+
+        MLflow's pages show the preview, and never enlarge it. The names hold nothing of the moment
+        of sending, so that sending twice leaves one picture.
+        """
         file = self._journal.file(event["file"])
-        with Image.open(file) as picture:
-            self._client.log_image(
-                self._journal.run_id, np.asarray(picture), key=event["key"], step=event["step"]
-            )
+        key = re.sub(r"[^a-zA-Z0-9_\-. ~]", "_", event["key"].replace("/", "~"))
+        name = f"{key}+step+{event['step']}+timestamp+{event['time_ms']}+{uuid.UUID(file.stem)}"
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copyfile(file, Path(folder, f"{name}.png"))
+            with Image.open(file) as picture:
+                picture.thumbnail((_PREVIEW_PX, _PREVIEW_PX))
+                picture.save(Path(folder, f"{name}+compressed.webp"), quality=90)
+            self._client.log_artifacts(self._journal.run_id, folder, "images")
+        self._client.set_tag(self._journal.run_id, "mlflow.loggedImages", "True")
         file.unlink()
 
     def _send_text(self, event: Mapping[str, Any]) -> None:
@@ -239,6 +286,9 @@ class Sender:
 
         tags = [RunTag(key, value) for key, value in event["values"].items()]
         self._client.log_batch(self._journal.run_id, tags=tags)
+
+    def _send_status(self, event: Mapping[str, Any]) -> None:
+        self._client.update_run(self._journal.run_id, status=event["status"])
 
     def _send_finish(self, event: Mapping[str, Any]) -> None:
         self._client.set_terminated(self._journal.run_id, event["status"], event["time_ms"])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayfill import paths
-from rayfill.config import BUNDLED_DATA, RunConfig, flatten, from_dict, to_dict
+from rayfill.config import BUNDLED_DATA, RunConfig, from_dict, to_dict
 from rayfill.training.history import read_history
 from rayfill.training.lineage import lineage_tags
 from rayfill_data.errors import RayfillError
@@ -195,27 +195,27 @@ def _checkpointed_run(job: TrainingJob) -> str:
 def open_tracker(job: TrainingJob, *, dataset: PreparedDataset) -> Tracker:
     """Open the run's tracker and, the first time, create the run in MLflow."""
     from rayfill.provenance import provenance_tags, run_tags
+    from rayfill.run_page import NOTE, compared_params, describe_run, record_inputs
     from rayfill.training.loop import best_bundle
 
     config = job.config
     tracker = attach_tracker(job)
-    tracker.start(
+    bundle = best_bundle(job.run_dir)
+    tags = {
+        **run_tags(config, kind=job.kind, sweep=job.sweep, run_dir=job.run_dir, bundle=bundle),
+        **lineage_tags(config),
+        **provenance_tags(dataset_hash=dataset.content_hash, seed=config.train.seed),
+        NOTE: describe_run(job),
+    }
+    new = tracker.start(
         config.name,
         experiment=config.tracking.experiment,
-        params=flatten(to_dict(config)),
-        tags={
-            **provenance_tags(dataset_hash=dataset.content_hash, seed=config.train.seed),
-            **lineage_tags(config),
-            **run_tags(
-                config,
-                kind=job.kind,
-                sweep=job.sweep,
-                run_dir=job.run_dir,
-                bundle=best_bundle(job.run_dir),
-            ),
-        },
+        params=compared_params(config),
+        tags=tags,
         parent=job.parent,
     )
+    if new:
+        record_inputs(tracker, config=config, dataset=dataset)
     return tracker
 
 

@@ -21,10 +21,10 @@ from rayfill.training.checkpoint import Checkpoint, CheckpointStore
 from rayfill.training.feed import EpochStream, Feed
 from rayfill.training.history import write_history
 from rayfill.training.lineage import BEST, CHECKPOINTS, take_over
+from rayfill.training.pictures import picture_sheets
 from rayfill.training.recipes import Recipe
 from rayfill.training.stages import Wrap
 from rayfill.training.system import system_metrics
-from rayfill_data.codec import to_uint8
 from rayfill_data.errors import RayfillError
 from rayfill_data.reader import PreparedDataset
 
@@ -263,7 +263,8 @@ class Training:
         if self._recorder is None:
             return
         epoch = int(entry["epoch"])
-        values = {name: value for name, value in entry.items() if name != "epoch"}
+        # MLflow groups by what stands before the slash: how fast training goes is part of it.
+        values = {k if "/" in k else f"train/{k}": v for k, v in entry.items() if k != "epoch"}
         self._recorder.metrics(values | system_metrics(self._runtime.device), step=epoch)
         if with_pictures:
             self._show(step=epoch)
@@ -273,9 +274,9 @@ class Training:
         if self._recorder is None or self._pictures is None:
             return
         prediction = self._recipe.predict(self._pictures.image, self._pictures.hole_mask)
-        sheets = picture_rows(self._pictures, prediction)
+        sheets = picture_sheets(self._pictures, prediction)
         for sample_id, sheet in zip(self._pictures.sample_id, sheets, strict=True):
-            self._recorder.picture(f"val/{sample_id}", sheet, step=step)
+            self._recorder.picture(f"pictures/{sample_id}", sheet, step=step)
 
 
 class BadSteps:
@@ -321,15 +322,6 @@ def train_epoch(
             for name, value in result.terms.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
     return steps, {name: float(value) / count for name, value in sums.items()}
-
-
-def picture_rows(batch: TensorBatch, prediction: torch.Tensor) -> list[NDArray[np.uint8]]:
-    """Return, for each sample, input with hole | composite | truth side by side, 8-bit RGB."""
-    hole = batch.hole_mask > 0
-    marked = torch.where(hole, torch.ones_like(batch.image), batch.image)
-    composite = torch.where(hole, prediction, batch.image)
-    sheet = torch.cat([marked, composite, batch.target], dim=3)
-    return list(to_uint8(sheet.cpu().numpy()))
 
 
 def _check_same_run(config: RunConfig, dataset_hash: str, meta: Mapping[str, Any]) -> None:
