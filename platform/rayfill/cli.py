@@ -23,6 +23,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prepare": ("rayfill.commands.prepare", "turn photos into a prepared dataset"),
     "train": ("rayfill.commands.train", "train one model"),
     "compare": ("rayfill.commands.compare", "put runs side by side, as tables and as a page"),
+    "continue": (
+        "rayfill.commands.continue_sweep",
+        "train finished trials of a sweep for more epochs",
+    ),
     "models": ("rayfill.commands.models", "list the networks that can be trained"),
     "evaluate": ("rayfill.commands.evaluate", "measure systems side by side on one dataset"),
     "erase": ("rayfill.commands.erase", "remove what a mask covers from one photo"),

@@ -11,6 +11,7 @@ from rayfill.budget import hourly_cost
 from rayfill.cluster import Capacity
 from rayfill.config import RunConfig
 from rayfill.models.cost import model_cost
+from rayfill.training.lineage import done_epochs
 from rayfill.tuning import SweepOptions, concurrent_trials
 from rayfill_data.reader import PreparedDataset
 
@@ -37,7 +38,8 @@ def training_flops(config: RunConfig, *, dataset: PreparedDataset) -> float:
     size = (dataset.height, dataset.width)
     cost = model_cost(config.model.name, size=size, **config.model.options())
     per_epoch = _STEP_PREDICTIONS * dataset.counts["train"] + dataset.counts["val"]
-    return 2.0 * cost.multiply_adds * per_epoch * config.train.epochs
+    epochs = config.train.epochs - done_epochs(config)
+    return 2.0 * cost.multiply_adds * per_epoch * epochs
 
 
 def estimate(
@@ -64,7 +66,7 @@ def estimate(
         unit = f"{scaling.cpus_per_worker * scaling.num_workers:g} CPU cores"
     start_s = _START_S + _TRIAL_S * len(trials) / concurrent
     seconds = start_s + flops / (speed * concurrent)
-    epochs = sum(trial.train.epochs for trial in trials)
+    epochs = sum(trial.train.epochs - done_epochs(trial) for trial in trials)
     return seconds, (
         f"{len(trials)} trials, {epochs} epochs of {dataset.counts['train']} samples: "
         f"{flops / 1e12:,.0f} TFLOP at about {speed / 1e9:,.0f} GFLOP/s a trial ({unit} each), "

@@ -12,7 +12,7 @@ from rayfill.config import RunConfig
 from rayfill.sweep_plan import Outcome, Plan, read_outcome, write_outcome
 from rayfill.training.driver import TrainingJob, make_job, train_here, train_on_ray
 from rayfill.training.history import read_history
-from rayfill.training.lineage import newest_meta
+from rayfill.training.lineage import done_epochs
 from rayfill.trial_source import PlannedTrials
 
 if TYPE_CHECKING:
@@ -246,9 +246,7 @@ class _Handout:
         group = self._source.plan.name
         job = make_job(self._prepare(trial), group=group, parent=self._parent)
         self.jobs[trial.name] = job
-        parent = trial.train.continue_from
-        begun = int(newest_meta(parent).get("epoch", 0)) if parent else 0
-        self.progress.planned(trial, begun=begun, more=self._source.missing())
+        self.progress.planned(trial, begun=done_epochs(trial), more=self._source.missing())
         if not _ended(job):
             self.budget.begin(trial)
         return job

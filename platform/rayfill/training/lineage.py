@@ -86,6 +86,12 @@ def newest_meta(run_dir: str) -> dict[str, Any]:
     return {}
 
 
+def done_epochs(config: RunConfig) -> int:
+    """Return how many of a run's epochs the run had done that it goes on from."""
+    parent = config.train.continue_from
+    return int(newest_meta(parent).get("epoch", 0)) if parent else 0
+
+
 def lineage_tags(config: RunConfig) -> dict[str, str]:
     """Return MLflow tags that link a run to the one it goes on from, if there is one."""
     parent = config.train.continue_from
