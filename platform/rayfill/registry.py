@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import json
 import math
 import os
@@ -19,6 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayfill.folders import read_folder, write_folder
+from rayfill.model_page import (
+    add_promotion,
+    describe_model,
+    describe_version,
+    read_history,
+    score_tags,
+)
 from rayfill_data.errors import RayfillError
 
 if TYPE_CHECKING:
@@ -33,6 +41,10 @@ _BUNDLE = Path("data", "bundle")
 #: MLflow's codes for a name or version, and for an alias, that is not there.
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 _SQLITE = "sqlite:///"
+
+#: Tag of a registered model: who was promoted when and why.
+_HISTORY = "promotions"
+_MAX_VERSIONS = 1000
 
 
 class NoSuchModelError(RayfillError):
@@ -50,6 +62,7 @@ class RegisteredModel:
     scores: dict[str, float]
     protocol: dict[str, str]
     created_ms: int
+    promoted_because: str = ""
 
 
 def register_bundle(
@@ -84,7 +97,8 @@ def register_bundle(
             client = _client(tracking_uri)
             client.log_artifacts(run_id, str(packed), _ARTIFACT_PATH)
             try:
-                client.create_registered_model(name, description="Models trained by Rayfill.")
+                about = describe_model(name, [], present="")
+                client.create_registered_model(name, description=about)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -92,7 +106,14 @@ def register_bundle(
                 name,
                 f"runs:/{run_id}/{_ARTIFACT_PATH}",
                 run_id=run_id,
-                tags={"scores": json.dumps(finite), "protocol": json.dumps(dict(protocol))},
+                tags={
+                    **score_tags(finite),
+                    "scores": json.dumps(finite),
+                    "protocol": json.dumps(dict(protocol)),
+                },
+                description=describe_version(
+                    name=name, scores=finite, protocol=protocol, run=client.get_run(run_id)
+                ),
             )
     return _read(made, alias="")
 
@@ -100,15 +121,52 @@ def register_bundle(
 def promote(
     model: RegisteredModel, *, alias: str = CHAMPION, reason: str, tracking_uri: str
 ) -> None:
-    """Point ``alias`` at ``model`` and note why on the version.
+    """Point ``alias`` at ``model``; note why, when and in whose place on version and model.
 
     Raises:
         RayfillError: the registry does not answer.
     """
+    at = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
     with _asking("to move an alias"):
         client = _client(tracking_uri)
-        client.set_model_version_tag(model.name, model.version, "promoted_because", reason)
+        registered = client.get_registered_model(model.name)
+        before = str(registered.aliases.get(alias, ""))
+        noted = {"promoted_because": reason, "promoted_at": at, "promoted_from": before}
+        for key, value in noted.items():
+            client.set_model_version_tag(model.name, model.version, key, value)
         client.set_registered_model_alias(model.name, alias, model.version)
+        history = add_promotion(
+            registered.tags.get(_HISTORY, ""),
+            {
+                "at": at,
+                "alias": alias,
+                "version": model.version,
+                "from": before,
+                "because": reason,
+            },
+        )
+        client.set_registered_model_tag(model.name, _HISTORY, history)
+        present = registered.description or ""
+        about = describe_model(model.name, read_history(history), present=present)
+        if about != present:
+            client.update_registered_model(model.name, description=about)
+
+
+def list_versions(name: str, *, tracking_uri: str) -> list[RegisteredModel]:
+    """Return every version of a registered model, newest first.
+
+    Raises:
+        NoSuchModelError: no such model.
+        RayfillError: the registry does not answer.
+    """
+    absent = f"No model {name!r} is registered: run `make sweep`, or name another with --model."
+    with _asking("for versions", absent=absent, tracking_uri=tracking_uri):
+        client = _client(tracking_uri)
+        aliases = client.get_registered_model(name).aliases
+        names = {str(version): alias for alias, version in aliases.items()}
+        found = client.search_model_versions(f"name = '{name}'", max_results=_MAX_VERSIONS)
+    versions = [_read(version, alias=names.get(str(version.version), "")) for version in found]
+    return sorted(versions, key=lambda version: int(version.version), reverse=True)
 
 
 def find_model(name: str, *, alias: str = CHAMPION, tracking_uri: str) -> RegisteredModel:
@@ -201,7 +259,7 @@ def fetch_run_bundle(run_id: str, *, artifact: str, tracking_uri: str, cache_dir
                 f"Run {run_id!r} has no artifact {artifact!r} and notes no model bundle: name a "
                 "run that trained a model."
             )
-        return noted
+        return str(noted)
     target = cache_dir / f"run-{run_id}" / artifact
     if not target.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -259,6 +317,7 @@ def _read(version: Any, *, alias: str) -> RegisteredModel:
         scores=json.loads(version.tags.get("scores", "{}")),
         protocol=json.loads(version.tags.get("protocol", "{}")),
         created_ms=int(version.creation_timestamp),
+        promoted_because=version.tags.get("promoted_because", ""),
     )
 
 

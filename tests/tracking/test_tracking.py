@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.server
+import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
+from PIL import Image
 
 from rayfill.tracking import Tracker, ensure_experiment, replay
 
@@ -21,9 +24,9 @@ def store(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/mlflow.db"
 
 
-def start(tracker: Tracker, name: str = "run", **changes: Any) -> None:
+def start(tracker: Tracker, name: str = "run", **changes: Any) -> bool:
     values: dict[str, Any] = {"experiment": "test", "params": {"a.b": 1}, "tags": {"k": "v"}}
-    tracker.start(name, **(values | changes))
+    return tracker.start(name, **(values | changes))
 
 
 def points(uri: str, run_id: str, key: str) -> list[tuple[int, float]]:
@@ -85,6 +88,50 @@ def test_a_run_arrives_whole(tmp_path: Path, store: str) -> None:
     assert any("cat" in name and name.endswith(".png") for name in images)
 
 
+def test_pictures_lie_where_mlflow_itself_would_put_them(tmp_path: Path, store: str) -> None:
+    tracker = Tracker(tmp_path / "journal", tracking_uri=store)
+    start(tracker)
+    sheet = np.random.default_rng(0).integers(0, 256, (600, 1500, 3)).astype(np.uint8)
+    tracker.picture("pictures/a (1)+%.jpg", sheet, step=3)
+    tracker.flush()
+    client = MlflowClient(store)
+    client.log_image(tracker.run_id, sheet, key="pictures/b", step=3)
+    tracker.finish()
+    run = client.get_run(tracker.run_id)
+    assert run.data.tags["mlflow.loggedImages"] == "True"
+    files = Path(run.info.artifact_uri.removeprefix("file://"), "images")
+    shape = r"pictures~{}\+step\+3\+timestamp\+\d+\+[0-9a-f-]{{36}}(\+compressed\.webp|\.png)"
+    names = sorted(file.name for file in files.iterdir())
+    assert len(names) == 4
+    for name, key in zip(names, ["a _1___.jpg"] * 2 + ["b"] * 2, strict=True):
+        assert re.fullmatch(shape.format(re.escape(key)), name)
+    with Image.open(files / names[0]) as preview, Image.open(files / names[1]) as whole:
+        assert preview.size == (1024, 410)  # MLflow's own is 256 wide, and never enlarged
+        assert np.array_equal(np.asarray(whole), sheet)
+
+
+def test_the_dataset_is_an_input_and_an_end_can_be_corrected(tmp_path: Path, store: str) -> None:
+    tracker = Tracker(tmp_path / "journal", tracking_uri=store)
+    assert start(tracker)
+    assert not start(tracker)
+    for _ in range(2):  # as after a crash between sending and noting it
+        tracker.dataset("photos", digest="d" * 64, uri="s3://b/photos", profile={"train": 7})
+    tracker.finish("KILLED")
+    client = MlflowClient(store)
+    (entry,) = client.get_run(tracker.run_id).inputs.dataset_inputs
+    found = entry.dataset
+    assert (found.name, found.digest, found.source_type) == ("photos", "d" * 36, "s3")
+    assert json.loads(found.source) == {"uri": "s3://b/photos"}
+    assert json.loads(found.profile) == {"train": 7}
+    assert [(tag.key, tag.value) for tag in entry.tags] == [("mlflow.data.context", "training")]
+    ended = client.get_run(tracker.run_id).info.end_time
+    again = Tracker(tmp_path / "journal", tracking_uri=store)
+    again.status("FINISHED")
+    again.close()
+    info = client.get_run(tracker.run_id).info
+    assert (info.status, info.end_time) == ("FINISHED", ended)
+
+
 def test_children_know_their_parent_by_id_or_by_journal(tmp_path: Path, store: str) -> None:
     parent = Tracker(tmp_path / "parent", tracking_uri=store)
     start(parent, "sweep")
@@ -142,8 +189,13 @@ def test_an_outage_is_spooled_and_replayed_in_order(
     for step in range(1, 6):
         away.metrics({"loss": float(step)}, step=step)
     away.picture("val/cat", np.zeros((4, 12, 3), np.uint8), step=5)
+    away.dataset("photos", digest="abc", uri="/data/photos", profile={})
+    away.tags({"late": "tag"})
     # Nothing above waited for the server; all of it is still to be sent.
-    assert away.finish(patience_s=0.2) == 8
+    assert away.finish("KILLED", patience_s=0.2) == 10
+    after = Tracker(tmp_path / "journal", tracking_uri=request.getfixturevalue(server))
+    after.status("FINISHED")
+    assert after.close(patience_s=0.2) == 11
     assert away.run_id == ""
     assert replay(tmp_path / "journal", tracking_uri=store) == 0
     assert replay(tmp_path / "journal", tracking_uri=store) == 0  # nothing is sent twice
@@ -151,6 +203,9 @@ def test_an_outage_is_spooled_and_replayed_in_order(
     (run,) = MlflowClient(store).search_runs([experiment])
     assert points(store, run.info.run_id, "loss") == [(s, float(s)) for s in range(1, 6)]
     assert run.info.status == "FINISHED"
+    assert run.data.tags["late"] == "tag"
+    assert [entry.dataset.source_type for entry in run.inputs.dataset_inputs] == ["local"]
+    assert len(MlflowClient(store).list_artifacts(run.info.run_id, "images")) == 2
 
 
 def test_a_journal_line_cut_short_is_dropped(tmp_path: Path, store: str) -> None:

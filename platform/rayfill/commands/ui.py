@@ -12,6 +12,9 @@ import tyro
 
 from rayfill import paths
 
+#: MLflow's own start page is about language models.
+_PAGE = "/#/experiments?workflowType=machine_learning"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UiArgs:
@@ -35,10 +38,11 @@ def main(args: Sequence[str]) -> int:
 
 def _become_server(uri: str, *, port: int) -> NoReturn:
     """Replace this process, so that a signal reaches the server and not a wrapper."""
-    sys.stdout.write(f"Runs of {uri} on http://127.0.0.1:{port} (Ctrl-C ends it)\n")
+    sys.stdout.write(f"Runs of {uri} on http://127.0.0.1:{port}{_PAGE} (Ctrl-C ends it)\n")
     sys.stdout.flush()
+    environment = {"MLFLOW_DISABLE_TELEMETRY": "true"} | os.environ
     # Job execution is a second server process that browsing runs has no use for.
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--backend-store-uri", uri, "--workers", "1"]
     os.execve(sys.executable, command, environment)  # noqa: S606
