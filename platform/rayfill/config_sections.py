@@ -112,6 +112,8 @@ class ModelConfig:
     """joint: channels of the segmenter's first level."""
     segmenter_depth: int = 4
     """joint: the segmenter's number of downsamplings."""
+    segmenter_balance: float = 0.5
+    """joint: how far a segmentation_unet's loss evens labels out; 0 counts every pixel alike."""
     label_names: tuple[str, ...] = ("nothing", "person")
     """joint: what the dataset's label maps hold."""
     label_maps: bool = False
@@ -167,15 +169,19 @@ class ModelConfig:
 
         if self.segmenter not in SEGMENTERS:
             return {}
-        options = {"width": self.segmenter_width, "depth": self.segmenter_depth}
+        prefix = "segmenter_"
+        values = dataclasses.asdict(self).items()
+        options = {key.removeprefix(prefix): v for key, v in values if key.startswith(prefix)}
         known = {field.name for field in dataclasses.fields(SEGMENTERS[self.segmenter].config_type)}
         return {key: value for key, value in options.items() if key in known}
 
     def _known(self) -> set[str]:
         if self.name != "joint":
             return {"name", *self._options_of(self.name)}
-        own = {"inpainter", "segmenter", "segmenter_width", "segmenter_depth", "label_names"}
-        return {"name", "label_maps", *own, *self._options_of(self.inpainter)}
+        fields = (field.name for field in dataclasses.fields(self))
+        own = {name for name in fields if name.startswith("segmenter")}
+        own |= {"name", "inpainter", "label_names", "label_maps"}
+        return own | self._options_of(self.inpainter).keys()
 
     def _changed(self) -> list[str]:
         return [
