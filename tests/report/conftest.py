@@ -30,7 +30,6 @@ from rayfill_data.writer import open_writer
 
 SIZE = 32
 NAMES = ("01-unet", "02-attention_unet")
-EVIL = "<script>alert('name')<script>"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -129,6 +129,10 @@ def check_results(home: Path, output: str, trials: list[str]) -> None:
         assert client.list_artifacts(run.info.run_id, "images")
     board = json.loads((home / "runs/attn_unet_sweep/leaderboard.json").read_text())
     names = {entry["name"] for entry in board["entries"]}
+    report = (home / "runs/attn_unet_sweep/report/report.html").read_text()
+    assert all(name in report for name in names)
+    kept = {file.path for file in client.list_artifacts(parents[0].info.run_id)}
+    assert {"leaderboard.md", "report.html", "report.md"} <= kept
     assert {*trials, "telea", "navier_stokes"} < names
     assert "dataset_hash" in board["protocol"]
     assert "held-out test split" in output

@@ -78,13 +78,14 @@ class Finder:
         if experiment is not None:
             self._experiment(experiment)
         folders = list({folder.run_dir: folder for folder in self._folders}.values())
-        one_sweep = {f.sweep_dir for f in folders} == set(self._whole) and len(self._whole) == 1
+        whole = tuple(dict.fromkeys(self._whole))
+        one_sweep = len(whole) == 1 and {folder.sweep_dir for folder in folders} == {*whole}
         return Asked(
             folders=_labelled(folders),
-            whole=tuple(dict.fromkeys(self._whole)),
+            whole=whole,
             unranked=self._unranked,
             notes=self._notes,
-            title=f"{Path(self._whole[0]).name}: held-out test split" if one_sweep else "",
+            title=f"{Path(whole[0]).name}: held-out test split" if one_sweep else "",
         )
 
     def _find(self, token: str) -> None:
@@ -167,7 +168,8 @@ class Finder:
     def _experiment(self, name: str) -> None:
         runs, deleted = self._store.experiment(name)
         if deleted:
-            self._notes.append(f"{deleted} deleted runs of experiment {name} are left out.")
+            runs_are = "run of experiment {} is" if deleted == 1 else "runs of experiment {} are"
+            self._notes.append(f"{deleted} deleted {runs_are.format(name)} left out.")
         parents = {run.parent_id for run in runs}
         for run in runs:
             if run.run_id in parents:

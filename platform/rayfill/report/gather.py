@@ -354,7 +354,8 @@ def _what_differs(groups: Sequence[Sequence[_System]]) -> str:
         lines.append(f"{first.entry.name} and {group[0].entry.name}: {differing}")
     return (
         f"These runs were measured under {len(groups)} protocols and cannot stand in one ranking "
-        f"({' | '.join(lines)}). Name runs of one protocol, or give --apart for a table each."
+        f"({' | '.join(lines)}). Name runs of one protocol, give --apart for a table each, or "
+        "--rank-by where only the selection metric differs."
     )
 
 

@@ -121,9 +121,10 @@ def _nearest(kind: str, members: list[int]) -> list[int]:
 
 def _in_turn(buckets: Mapping[int, list[int]], *, count: int, taken: set[int]) -> list[int]:
     """Take ``count`` samples from the buckets in turn, spread over them; note them as taken."""
-    names = list(buckets)
-    if count < len(names):  # as far apart as they can be
-        names = [names[round(i * (len(names) - 1) / max(1, count - 1))] for i in range(count)]
+    names, last = list(buckets), len(buckets) - 1
+    apart = [round((i + 0.5) * len(names) / count - 0.5) for i in range(min(count, len(names)))]
+    first = [names[min(place, last)] for place in dict.fromkeys(apart)]
+    names = [*first, *(name for name in names if name not in first)]
     found: list[tuple[int, int]] = []
     queues = {name: [index for index in buckets[name] if index not in taken] for name in names}
     while len(found) < count and any(queues.values()):
