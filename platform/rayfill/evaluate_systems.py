@@ -309,10 +309,11 @@ def _conditions(
 ) -> dict[str, str]:
     """Return what the table was measured under."""
     found = protocol(dataset, split=split, lpips_network=lpips.network if lpips else None)
-    if options.raw:
-        found["measured_on"] = (
-            "8-bit pictures as systems answer, known pixels included, RGB, no crop"
-        )
+    found["measured_on"] = (
+        "8-bit pictures as systems answer, known pixels included, RGB, no crop"
+        if options.raw
+        else "8-bit composites: every system's hole in the known pixels as given; RGB, no crop"
+    )
     if options.expand_px:
         found["masks"] += f", changed by {options.expand_px:+d} px for systems and composites"
     if fid is not None:

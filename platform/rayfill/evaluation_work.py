@@ -84,33 +84,24 @@ class Work:
             done += len(self.shards[task[1]])
             progress(done, count)
 
-        here = tasks if num_workers == 1 else [] if num_workers else tasks[: len(self.systems)]
+        here = {None: tasks[: len(self.systems)], 1: tasks}.get(num_workers, [])
         began = time.monotonic()
         for task in here:
             take(task, self._measure(*task))
         rest = tasks[len(here) :]
-        if (
-            rest
-            and num_workers is None
-            and not pays_off(spent_s=time.monotonic() - began, done=done, left=count - done)
-        ):
+        spent_s = time.monotonic() - began
+        if num_workers is not None or pays_off(spent_s=spent_s, done=done, left=count - done):
+            self._on_ray(rest, num_workers=num_workers, take=take)
+        else:
             for task in rest:
                 take(task, self._measure(*task))
-        elif rest:
-            self._on_ray(rest, num_workers=num_workers, take=take)
         return {
             system.name: [found[index, shard] for shard in range(len(self.shards))]
             for index, system in enumerate(self.systems)
         }
 
     def _measure(self, system: int, shard: int) -> Part:
-        return measure(
-            self.systems[system],
-            self.shards[shard],
-            self.options,
-            self.lpips,
-            self.fid,
-        )
+        return measure(self.systems[system], self.shards[shard], self.options, self.lpips, self.fid)
 
     def _on_ray(
         self,
@@ -119,10 +110,16 @@ class Work:
         num_workers: int | None,
         take: Callable[[tuple[int, int], Part], None],
     ) -> None:
+        if not tasks:
+            return
         import ray
 
         from rayfill.cluster import ray_cluster
 
+        # What is on this process's GPU could not be unpacked where there is none.
+        for module in (self.lpips, self.fid, *(system.model for system in self.systems)):
+            if module is not None:
+                module.to("cpu")
         with ray_cluster() as capacity:
             remote = ray.remote(measure)
             shared = [ray.put(value) for value in (self.options, self.lpips, self.fid)]
