@@ -184,7 +184,7 @@ class Parent:
 
 
 def end_sweep(recorded: Any, own_sweep: Path) -> tuple[Parent, str]:
-    from rayfill.report.gather import read_config
+    from rayfill.report.results import read_config
 
     jobs = []
     for name in recorded.run_ids:
@@ -237,7 +237,7 @@ def test_a_report_that_fails_costs_nothing_but_itself(
 
 
 def test_a_trial_that_was_not_validated_is_listed(recorded: Any, own_sweep: Path) -> None:
-    from rayfill.report.gather import read_config
+    from rayfill.report.results import read_config
     from rayfill.sweep_plan import Outcome
 
     name = next(iter(recorded.run_ids))

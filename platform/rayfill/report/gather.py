@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import io
-import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rayfill import paths
 from rayfill.bundle import CONFIG_FILE
 from rayfill.config import EvalConfig, RunConfig, flatten, from_dict
 from rayfill.evaluate_all import evaluate_bundles, lpips_if_available
 from rayfill.evaluation import Measured, protocol
 from rayfill.folders import read_file
-from rayfill.journal import recorded_run
 from rayfill.leaderboard import COLUMNS, Entry, Leaderboard, ReportRow
 from rayfill.metrics import LpipsMetric
 from rayfill.report.contents import Comparison, Run, Unranked
 from rayfill.report.found import Asked, RunFolder
-from rayfill.sweep_plan import read_outcome
+from rayfill.report.results import (
+    Results,
+    journalled_run,
+    read_config,
+    read_results,
+    why_no_metrics,
+)
 from rayfill.training.history import read_history
 from rayfill.training.loop import best_bundle
 from rayfill_data.errors import ConfigError, RayfillError, unknown_name
@@ -52,16 +52,6 @@ class _System:
     dataset: str
     run: Run | None = None
     """None for a baseline."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Recorded:
-    """What a finished sweep wrote down."""
-
-    board: Leaderboard
-    measured: Mapping[str, Measured]
-    sample_id: Mapping[str, tuple[str, ...]]
-    hole_ratio: Mapping[str, NDArray[np.floating]]
 
 
 def gather(
@@ -108,7 +98,7 @@ class _Gathering:
     def __init__(self, asked: Asked, *, rank_by: str | None) -> None:
         self._asked = asked
         self._rank_by = rank_by
-        self._sweeps: dict[str, _Recorded | None] = {}
+        self._sweeps: dict[str, Results | None] = {}
         self._lpips: dict[EvalConfig, LpipsMetric | None] = {}
         self._unranked = list(asked.unranked)
 
@@ -133,7 +123,7 @@ class _Gathering:
             history=history,
             run_dir=folder.run_dir,
             bundle=best_bundle(folder.run_dir),
-            run_id=folder.run_id or _journalled_run(folder),
+            run_id=folder.run_id or journalled_run(folder),
         )
         if recorded and folder.name in recorded.measured:
             entry = next(e for e in recorded.board.entries if e.name == folder.name)
@@ -155,7 +145,7 @@ class _Gathering:
                 run=run,
             )
         if read_file(f"{run.bundle}/{CONFIG_FILE}") is None:
-            raise RayfillError(_why_no_metrics(folder))
+            raise RayfillError(why_no_metrics(folder))
         return self._measure(folder, run=run, config=from_dict(RunConfig, config))
 
     def _measure(self, folder: RunFolder, *, run: Run, config: RunConfig) -> _System:
@@ -208,65 +198,10 @@ class _Gathering:
             and (entry.name, recorded.board.protocol["dataset_hash"]) not in known
         ]
 
-    def _recorded(self, sweep: str) -> _Recorded | None:
+    def _recorded(self, sweep: str) -> Results | None:
         if sweep not in self._sweeps:
-            self._sweeps[sweep] = read_recorded(sweep) if sweep else None
+            self._sweeps[sweep] = read_results(sweep) if sweep else None
         return self._sweeps[sweep]
-
-
-def read_recorded(sweep: str) -> _Recorded | None:
-    """Return what a sweep measured; None if it has not ended, or kept no values per sample."""
-    import pyarrow.parquet as pq
-
-    text, samples = (read_file(f"{sweep}/{n}") for n in ("leaderboard.json", "samples.parquet"))
-    if text is None or samples is None:
-        return None
-    try:
-        board = Leaderboard.from_dict(json.loads(text))
-        columns = pq.read_table(io.BytesIO(samples)).to_pydict()
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise RayfillError(
-            f"The results of {sweep} are damaged ({type(error).__name__}: {error}). Delete its "
-            "leaderboard.json and samples.parquet, and its runs are measured again."
-        ) from error
-    rows: dict[str, list[int]] = {}
-    for index, name in enumerate(columns["system"]):
-        rows.setdefault(name, []).append(index)
-    metrics = [name for name in columns if name not in ("system", "sample_id", "hole_ratio")]
-    values = {metric: np.array(columns[metric], float) for metric in metrics}
-    sample_id, ratio = np.array(columns["sample_id"]), np.array(columns["hole_ratio"], float)
-    tables = {entry.name: entry.table for entry in board.entries}
-    of_board = {name: own for name, own in rows.items() if name in tables}
-    return _Recorded(
-        board=board,
-        measured={
-            name: Measured(table=tables[name], values={m: values[m][own] for m in metrics})
-            for name, own in of_board.items()
-        },
-        sample_id={name: tuple(map(str, sample_id[own])) for name, own in of_board.items()},
-        hole_ratio={name: ratio[own] for name, own in of_board.items()},
-    )
-
-
-def read_config(folder: RunFolder) -> dict[str, Any]:
-    """Return the configuration of a run: of its best bundle, else as its sweep planned it.
-
-    Raises:
-        RayfillError: it has neither.
-    """
-    bundle = read_file(f"{best_bundle(folder.run_dir)}/{CONFIG_FILE}")
-    plan = read_file(f"{folder.sweep_dir}/plan.json") if folder.sweep_dir else None
-    try:
-        if bundle:
-            return dict(json.loads(bundle)["extra"]["run"])
-        planned = json.loads(plan)["trials"] if plan else []
-        return dict(next(trial for trial in planned if trial["name"] == folder.name))
-    except StopIteration:
-        raise RayfillError(_why_no_metrics(folder)) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise RayfillError(
-            f"{folder.run_dir}: its configuration cannot be read ({type(error).__name__}: {error})."
-        ) from error
 
 
 @functools.lru_cache(maxsize=2)
@@ -297,24 +232,6 @@ def _best_validation(run: Run, metric: str) -> float:
     scores = [entry[key] for entry in run.history if math.isfinite(entry.get(key, math.nan))]
     best = min if COLUMNS[metric].less_is_better else max
     return best(scores, default=math.nan)
-
-
-def _why_no_metrics(folder: RunFolder) -> str:
-    outcome = read_outcome(folder.run_dir)
-    if outcome and outcome.status == "failed":
-        return f"it failed in epoch {outcome.epoch}: {outcome.reason}"
-    epochs = len(read_history(folder.run_dir))
-    return (
-        f"it has no model yet ({epochs} epochs done, none validated); train it further"
-        if epochs
-        else f"it has no metrics and no model: nothing was trained in {folder.run_dir}"
-    )
-
-
-def _journalled_run(folder: RunFolder) -> str:
-    """Return the MLflow run of a folder that was trained on this machine, else nothing."""
-    parts = (Path(folder.sweep_dir).name, folder.name) if folder.sweep_dir else (folder.name,)
-    return recorded_run(paths.home().joinpath("tracking", *parts))
 
 
 def _by_protocol(systems: Sequence[_System]) -> list[list[_System]]:
@@ -399,7 +316,7 @@ def _of_whole_sweep(
     sweeps = {folder.sweep_dir for folder in asked.folders}
     if len(asked.whole) != 1 or sweeps != set(asked.whole):
         return (), (), ()
-    recorded = read_recorded(asked.whole[0])
+    recorded = read_results(asked.whole[0])
     if recorded is None:
         return (), (), ()
     return recorded.board.notes, recorded.board.report, recorded.board.columns
