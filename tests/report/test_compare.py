@@ -15,6 +15,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from rayfill.commands.compare import main
+from rayfill.journal import Journal
 from rayfill.report.found import Finder
 from rayfill.report.recorded import Store
 from rayfill.sweep_plan import Outcome, write_outcome
@@ -51,6 +52,12 @@ def names(asked: Any) -> list[str]:
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(capsys.readouterr().out.split())
+
+
+def unsent(folder: Path) -> int:
+    journal = Journal(folder)
+    journal.close()
+    return journal.unsent_count
 
 
 BOTH = ["01-unet", "02-attention_unet"]
@@ -281,12 +288,14 @@ def test_what_mlflow_does_not_take_is_sent_later(
     monkeypatch.setattr(rayfill.tracking.Sender, "_send_text", away)
     assert main(["nets", "--out", str(tmp_path / "out"), "--samples", "1"]) == 0
     assert "`rayfill replay` sends it" in said(capsys)
+    left = recorded.home / "tracking" / ".reports" / recorded.parent_id
+    assert unsent(left) == 2
     monkeypatch.undo()
     monkeypatch.setenv("RAYFILL_HOME", str(recorded.home))
     from rayfill.commands.replay import main as replay
 
     assert replay([]) == 0
-    left = recorded.home / "tracking" / ".reports" / recorded.parent_id
+    assert unsent(left) == 0
     shutil.rmtree(left)
 
 

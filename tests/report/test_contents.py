@@ -65,7 +65,7 @@ def test_the_verdict_names_the_best_and_what_cannot_be_told_from_it(base: np.nda
     assert "cannot be told from alike." in said
     assert "worse" not in said
     clear = comparison({"best": measured(base), "worse": measured(base - 3)})
-    assert "larger than chance" in " ".join(clear.verdict())
+    assert "ahead of worse by +3.000 [+3.000, +3.000] dB, more than" in " ".join(clear.verdict())
 
 
 def test_differences_are_those_of_the_paired_bootstrap(base: np.ndarray) -> None:

@@ -136,7 +136,13 @@ class Comparison:
                 f"On these {len(self.sample_id)} samples it cannot be told from {listing(tied)}."
             )
         elif self.differences:
-            said.append("Its lead over every other system is larger than chance explains.")
+            next_best = self.differences[0]
+            if self.sample_metric in next_best.by_metric:
+                lead = interval(next_best.by_metric[self.sample_metric], self.sample_metric)
+                said.append(
+                    f"It is ahead of {next_best.name} by {lead} {unit(self.sample_metric)}".rstrip()
+                    + ", more than chance explains."
+                )
         return said
 
     def faults(self) -> list[str]:

@@ -46,7 +46,7 @@ def _leads(comparison: Comparison) -> str:
         lines.append(f"- {_plain(pair.name)}: {interval(pair.by_metric[metric], metric)}{chance}")
     if not lines or comparison.best is None:
         return ""
-    what = f"{metric_name(metric)}{f' in {unit(metric)}' if unit(metric) else ''}"
+    what = f"{metric_name(metric)}{f' ({unit(metric)})' if unit(metric) else ''}"
     title = f"Lead of {_plain(comparison.best.name)} in {what}, with 95 % intervals, over"
     return f"{title}\n\n" + "\n".join(lines)
 

@@ -165,7 +165,7 @@ def draw_hole_ratio(axes: Axes, *, comparison: Comparison) -> None:
     metric, chosen = comparison.sample_metric, styles(comparison)
     used: set[int] = set()
     ends: list[tuple[float, float, str, Style]] = []
-    spread = 0.6 / max(1, len(chosen) - 1)
+    step = min(0.1, 0.6 / max(1, len(chosen) - 1))
     for entry in _gray_first(comparison.board.ranked(), chosen):
         means = comparison.by_hole_ratio(entry.name)
         if not means:
@@ -176,7 +176,7 @@ def draw_hole_ratio(axes: Axes, *, comparison: Comparison) -> None:
             x = [float(found.bucket) for found in means]
             axes.plot(x, [found.mean for found in means], color=_FAINT, linewidth=0.8)
             continue
-        offset = spread * list(chosen).index(entry.name) - 0.3 * (len(chosen) > 1)
+        offset = step * (list(chosen).index(entry.name) - (len(chosen) - 1) / 2)
         x = [found.bucket + offset for found in means]
         y = [found.mean for found in means]
         errors = [[f.mean - f.low for f in means], [f.high - f.mean for f in means]]

@@ -189,12 +189,7 @@ def draw_sheets(comparison: Comparison, *, arrays: SplitArrays, count: int) -> l
             sample_id=comparison.sample_id[index],
             hole_ratio=float(comparison.hole_ratio[index]),
             tiles=[
-                Tile(
-                    title="input",
-                    value=f"hole {100 * comparison.hole_ratio[index]:.0f} %",
-                    picture=_marked(part.image[place], part.hole_mask[place]),
-                ),
-                Tile(title="true picture", value="", picture=part.target[place]),
+                *_given(part, place),
                 *(
                     Tile(
                         title=entry.name,
@@ -209,6 +204,16 @@ def draw_sheets(comparison: Comparison, *, arrays: SplitArrays, count: int) -> l
     }
     return [
         Sheet(kind=kind, rows=[rows[i] for i in chosen[kind]]) for kind in KINDS if chosen[kind]
+    ]
+
+
+def _given(arrays: SplitArrays, index: int) -> list[Tile]:
+    """Return what is known of a sample: its input, the hole marked, and the true picture."""
+    marked = _marked(arrays.image[index], arrays.hole_mask[index])
+    hole = f"hole {100 * arrays.hole_ratio[index]:.0f} %"
+    return [
+        Tile(title="input", value=hole, picture=marked),
+        Tile(title="true picture", value="", picture=arrays.target[index]),
     ]
 
 
