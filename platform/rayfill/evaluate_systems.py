@@ -118,17 +118,9 @@ def evaluate_systems(
         lpips=lpips,
         fid=fid,
     )
-    with contextlib.ExitStack() as stack:
-        report = progress or stack.enter_context(show_progress("evaluate"))
-        found = work.run(num_workers=options.num_workers, progress=report)
-    samples = [sample for shard in shards for sample in shard.sample_id]
-    order = np.argsort(np.asarray(samples, dtype=np.str_), kind="stable")
-    sample_id = tuple(samples[index] for index in order)
-    measured = {
-        name: _in_order(merged(of_system, lpips=lpips, fid=fid), order)
-        for name, of_system in found.items()
-    }
-    _refuse_nan(measured, sample_id=sample_id)
+    measured, sample_id, hole_ratio = _measure(
+        work, num_workers=options.num_workers, progress=progress
+    )
     conditions = _conditions(dataset, split=split, options=options, lpips=lpips, fid=fid)
     if missing:
         conditions["samples"] = (
@@ -141,11 +133,29 @@ def evaluate_systems(
         ),
         measured=measured,
         sample_id=sample_id,
-        hole_ratio=np.concatenate([shard.hole_ratio for shard in shards])[order],
+        hole_ratio=hole_ratio,
         differences=list(differences_from(against, measured=measured)),
         left_out={name: one.missing for name, one in finished.items() if one.missing},
         sources={s.name: {"kind": s.kind, "source": s.source, **s.facts} for s in systems},
     )
+
+
+def _measure(
+    work: Work, *, num_workers: int | None, progress: ProgressCallback | None
+) -> tuple[dict[str, Measured], tuple[str, ...], NDArray[np.float32]]:
+    """Do the work; return what systems scored, sample ids and hole ratios in the split's order."""
+    with contextlib.ExitStack() as stack:
+        report = progress or stack.enter_context(show_progress("evaluate"))
+        found = work.run(num_workers=num_workers, progress=report)
+    samples = [sample for shard in work.shards for sample in shard.sample_id]
+    order = np.argsort(np.asarray(samples, dtype=np.str_), kind="stable")
+    sample_id = tuple(samples[index] for index in order)
+    measured = {
+        name: _in_order(merged(parts, lpips=work.lpips, fid=work.fid), order)
+        for name, parts in found.items()
+    }
+    _refuse_nan(measured, sample_id=sample_id)
+    return measured, sample_id, np.concatenate([s.hole_ratio for s in work.shards])[order]
 
 
 def _measurable(system: System, *, finished: Mapping[str, FinishedPictures]) -> Measurable:

@@ -165,6 +165,7 @@ class Leaderboard:
             "title": self.title,
             "rank_by": self.rank_by,
             "columns": list(self.columns),
+            "deviations": self.deviations,
             "protocol": dict(self.protocol),
             "notes": list(self.notes),
             "entries": [
@@ -194,6 +195,7 @@ class Leaderboard:
             title=values["title"],
             rank_by=values["rank_by"],
             columns=values.get("columns", ()),  # older ones name none
+            deviations=values.get("deviations", False),
             protocol=values["protocol"],
             notes=values["notes"],
             entries=[
