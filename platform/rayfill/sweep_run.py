@@ -25,8 +25,7 @@ from rayfill.evaluate_all import (
 from rayfill.evaluation import Measured, evaluate, protocol
 from rayfill.folders import write_file
 from rayfill.leaderboard import Entry, Leaderboard, psnr_and_ssim
-from rayfill.ranges import describe_space
-from rayfill.run_page import NOTE, describe_sweep, record_result
+from rayfill.run_page import record_result, record_sweep, test_scores
 from rayfill.sweep_plan import Outcome
 from rayfill.sweep_progress import SweepProgress, train_watched
 from rayfill.training.driver import TrainingJob, attach_tracker, make_job
@@ -40,7 +39,7 @@ from rayfill_data.errors import RayfillError
 from rayfill_data.reader import PreparedDataset, SplitArrays
 
 if TYPE_CHECKING:
-    from rayfill.metrics import LpipsMetric, MetricTable
+    from rayfill.metrics import LpipsMetric
     from rayfill.provenance import RunKind
     from rayfill.registry import RegisteredModel
     from rayfill.sweep import Sweep
@@ -167,15 +166,15 @@ class SweepRun:
         """Measure trials that were validated, the winner and the baselines on the test split."""
         lpips, _ = self.lpips
         return {
-            **evaluate_bundles(
-                {**self.bundles(winner), **self._beside()}, arrays=self.test, lpips=lpips
-            ),
+            **evaluate_bundles(self.bundles(winner), arrays=self.test, lpips=lpips),
             **evaluate_baselines(self.sweep.baselines, arrays=self.test, lpips=lpips),
         }
 
     def bundles(self, winner: RunConfig | None) -> dict[str, str]:
         """Return where the model bundles of all runs that were validated lie, by name."""
-        return {run.name: best_bundle(self._job(run).run_dir) for run in self._runs(winner)}
+        own = {run.name: best_bundle(self._job(run).run_dir) for run in self._runs(winner)}
+        beside = {name: best_bundle(folder) for name, folder in self.sweep.beside.items()}
+        return own | beside
 
     def leaderboard(
         self,
@@ -317,9 +316,6 @@ class SweepRun:
         runs = [*leaves(trials, folders=folders), *([winner] if winner else [])]
         return [run for run in runs if math.isfinite(self._own_score(run))]
 
-    def _beside(self) -> dict[str, str]:
-        return {name: best_bundle(folder) for name, folder in self.sweep.beside.items()}
-
     def _own_score(self, run: RunConfig) -> float:
         return self._score(self._job(run))
 
@@ -338,14 +334,19 @@ class SweepRun:
         for run in runs:
             job = self._job(run, kind="winner" if run is winner else "trial")
             tracker = attach_tracker(job)
-            tracker.metrics(_test_metrics(tables[run.name]), step=len(read_history(job.run_dir)))
+            tracker.metrics(test_scores(tables[run.name]), step=len(read_history(job.run_dir)))
             record_result(tracker, job=job, table=tables[run.name], epochs=self._epochs(run))
             tracker.close()
         best = self._best(runs)
+        record_sweep(
+            self.parent,
+            name=self.name,
+            config=self.trials[0],
+            space=self.sweep.space,
+            board=board,
+        )
         # Folded up, as MLflow first shows it, the sweep stands for its best run.
-        self.parent.metrics(_test_metrics(tables[best.name]), step=0)
-        space = describe_space(self.sweep.space)
-        self.parent.tags({NOTE: describe_sweep(space=space, run_dir=root, board=board)})
+        self.parent.metrics(test_scores(tables[best.name]), step=0)
         return register_champion(
             best,
             job=self._job(best),
@@ -392,7 +393,3 @@ class SweepRun:
 
     def _epochs(self, config: RunConfig) -> str:
         return f"{len(read_history(self._job(config).run_dir))}/{config.train.epochs}"
-
-
-def _test_metrics(table: MetricTable) -> dict[str, float]:
-    return {f"test/{name}": score.mean for name, score in table.total.items()}

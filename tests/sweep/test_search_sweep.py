@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ import pytest
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 
+from rayfill.budget import Budget
 from rayfill.config import RunConfig, replace
 from rayfill.continuing import continued_sweep
 from rayfill.ranges import LogUniform
 from rayfill.sweep import Sweep, SweepResult, WinnerOptions, run_sweep
-from rayfill.sweep_plan import Plan, read_plan
+from rayfill.sweep_plan import Plan, read_outcome, read_plan
 from rayfill.training.driver import make_job, train_here
 from rayfill.training.history import read_history
 from rayfill.tuning import SweepOptions
@@ -142,3 +145,62 @@ def test_continued_trials_equal_longer_ones(small_run: RunConfig, home: Path) ->
     assert tags["rayfill.continued_from"] == str(home / "runs" / "s" / parent)
     assert runs[name].info.run_id != tags["rayfill.continued_run_id"]
     assert client.get_run(tags["rayfill.continued_run_id"]).info.run_name == parent
+
+
+def test_running_trials_end_with_their_epoch_when_the_hours_are_used_up(
+    small_run: RunConfig, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every epoch is an hour on this clock."""
+
+    def clock() -> float:
+        histories = home.glob("runs/s/*/history.json")
+        return 3600.0 * sum(len(json.loads(file.read_text())) for file in histories)
+
+    monkeypatch.setattr("rayfill.sweep.Budget", functools.partial(Budget, clock=clock))
+    space = {"loss.terms": ("l1", "mse", "log_mse")}
+    sweep = sweep_of(
+        small_run, space, max_hours=4, max_concurrent=1, cost_per_cpu_hour=0.5, search="grid"
+    )
+    part, said = run(sweep)
+    assert [outcome.status for outcome in part.outcomes.values()] == [
+        "finished", "unfinished", "unfinished",
+    ]  # fmt: skip
+    assert [outcome.epoch for outcome in part.outcomes.values()] == [3, 1, 0]
+    assert "sweep.max_hours 4 is used up: 2 trials did not end (02-mse after epoch 1, " in said
+    assert "Used: 4.00 h, cost 2.00." in said
+    plan = plan_of(home)
+    assert [read_outcome(plan.run_dir(trial)) is None for trial in plan.trials] == [
+        False,
+        True,
+        True,
+    ]
+    before = [read_history(plan.run_dir(trial)) for trial in plan.trials]
+    whole, _ = run(
+        dataclasses.replace(
+            sweep, options=dataclasses.replace(sweep.options, max_hours=None), resume=True
+        )
+    )
+    assert [outcome.status for outcome in whole.outcomes.values()] == ["finished"] * 3
+    after = [read_history(plan.run_dir(trial)) for trial in plan.trials]
+    assert [history[: len(old)] for old, history in zip(before, after, strict=True)] == before
+
+
+def test_earlier_results_and_weights_are_taken_along(small_run: RunConfig, home: Path) -> None:
+    run(sweep_of(small_run, search="random", trials=2))
+    base = replace(small_run, {"train.init_from": "sweep:s", "train.epochs": 1})
+    sweep = sweep_of(base, search="optuna", trials=1, warm_from="s")
+    sweep = dataclasses.replace(sweep, base=replace(sweep.base, {"name": "t"}))
+    _, said = run(sweep)
+    plan = plan_of(home, "t")
+    assert len(plan.told) == 2
+    assert "The search knew 2 of 2 trials of s." in said
+    (trial,) = plan.trials
+    assert trial.train.init_from == "sweep:s"  # what was asked for is the record
+    assert plan.started_from["sweep:s"] in {
+        f"{plan_of(home).run_dir(other)}/best" for other in plan_of(home).trials
+    }
+    first = read_history(plan.run_dir(trial))[0]["val/hole_psnr"]
+    assert first > min(
+        read_history(plan_of(home).run_dir(other))[0]["val/hole_psnr"]
+        for other in plan_of(home).trials
+    )

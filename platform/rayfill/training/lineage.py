@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from rayfill import paths
 from rayfill.config import RunConfig
 from rayfill.folders import list_folders, read_file, read_folder, write_folder
+from rayfill.journal import recorded_run
 from rayfill.training.checkpoint import Checkpoint, CheckpointStore
 from rayfill_data.errors import RayfillError
 
@@ -98,11 +100,15 @@ def lineage_tags(config: RunConfig) -> dict[str, str]:
     if not parent:
         return {}
     meta = newest_meta(parent)
-    return {
+    # On this machine the journal knows the MLflow run even if its last checkpoint came before it.
+    within = parent.removeprefix(f"{config.storage}/").split("/")
+    run_id = recorded_run(paths.home().joinpath("tracking", *within)) or meta.get("run_id", "")
+    tags = {
         "rayfill.continued_from": parent,
-        "rayfill.continued_run_id": str(meta.get("run_id", "")),
+        "rayfill.continued_run_id": str(run_id),
         "rayfill.continued_at_epoch": str(meta.get("epoch", "")),
     }
+    return {key: value for key, value in tags.items() if value}
 
 
 def leaves(runs: Sequence[RunConfig], *, folders: Mapping[str, str]) -> list[RunConfig]:
