@@ -38,14 +38,15 @@ def describe_version(
     """
     tags, info = run.data.tags, run.info
     network = tags.get("rayfill.model", "A network")
-    loss = f", loss `{tags['rayfill.loss']}`" if "rayfill.loss" in tags else ""
+    # The table of versions shows how this begins, as it is written: without Markdown.
+    loss = f", loss {tags['rayfill.loss']}" if "rayfill.loss" in tags else ""
     sweep = f" of sweep **{tags['rayfill.sweep']}**" if "rayfill.sweep" in tags else ""
     link = f"[{info.run_name}](#/experiments/{info.experiment_id}/runs/{info.run_id})"
     rows = "".join(f"| {metric} | {value:.4g} |\n" for metric, value in scores.items())
     conditions = "".join(f"- {key}: {value}\n" for key, value in protocol.items())
     where = f"- folder: {tags['rayfill.dataset']}\n" if "rayfill.dataset" in tags else ""
     return (
-        f"**{network}**{loss}, from run {link}{sweep}.\n\n"
+        f"{network}{loss}, from run {link}{sweep}.\n\n"
         f"| score | |\n| --- | ---: |\n{rows}\n"
         f"Measured under:\n\n{conditions}{where}\n"
         f"Serve the champion of this name:\n\n```\nrayfill serve --models {name}\n```\n"

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rayfill.config import RunConfig, flatten, to_dict
-from rayfill.training.lineage import BEST
 from rayfill_data.reader import PreparedDataset
 
 if TYPE_CHECKING:
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
 #: MLflow's tag for what stands at the top of a run's page, in Markdown.
 NOTE = "mlflow.note.content"
 CONFIG_FILE = "config.json"
+#: Enough to tell datasets apart, and MLflow's column shows no more.
+_DIGEST_CHARS = 12
 
 #: Parameters of every run, in the order shown.
 _ALWAYS = ("model.name", "loss.terms", "train.epochs")
@@ -94,7 +95,7 @@ def record_inputs(tracker: Tracker, *, config: RunConfig, dataset: PreparedDatas
     manifest = dataset.manifest
     tracker.dataset(
         config.data.uri.rstrip("/").rpartition("/")[2],
-        digest=dataset.content_hash,
+        digest=dataset.content_hash[:_DIGEST_CHARS],
         uri=config.data.uri,
         profile={
             "num_rows": sum(dataset.counts.values()),
@@ -114,28 +115,88 @@ def describe_run(job: TrainingJob) -> str:
         "trial": f"Trial of sweep **{job.sweep}**",
     }.get(job.kind, "Run by itself")
     params = [f"{key} `{value}`" for key, value in compared_params(job.config).items()]
-    bundle = f"{job.run_dir}/{BEST}"
     return (
-        f"{place}: {', '.join(params)}.\n\n"
-        "Its best weights so far:\n\n"
-        f"```\nrayfill erase photo.jpg --mask mask.png -o out.png --model {bundle}\n```\n\n"
-        f"The whole configuration is `{CONFIG_FILE}` (Artifacts)."
+        f"{place}: {', '.join(params)}. `rayfill erase --model` takes the folder in the tag "
+        f"`rayfill.bundle`. The whole configuration is `{CONFIG_FILE}` (Artifacts)."
     )
 
 
+def sweep_view(
+    sweep: str, *, metrics: Sequence[str], params: Sequence[str]
+) -> dict[str, str | bool | list[str]]:
+    """Return MLflow's table of a sweep's runs, best first by the first metric, without folding.
+
+    Args:
+        sweep: Its name.
+        metrics: Columns, such as ``test/hole_psnr``.
+        params: Columns: what it varies.
+    """
+    return {
+        "searchFilter": f"tags.rayfill.sweep = '{sweep}' and tags.rayfill.kind != 'sweep'",
+        "orderByKey": f"metrics.`{metrics[0]}`",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": [
+            *(f"metrics.`{name}`" for name in metrics),
+            *(f"params.`{name}`" for name in params),
+            "tags.`rayfill.outcome`",
+        ],
+    }
+
+
 def describe_sweep(
-    *, space: Mapping[str, str], run_dir: str, board: Leaderboard | None = None
+    name: str, *, space: Mapping[str, str], run_dir: str, board: Leaderboard | None = None
 ) -> str:
     """Return what a sweep varies and, when it is done, its table, in Markdown."""
     rows = "".join(f"| `{key}` | {values} |\n" for key, values in space.items())
     varied = f"| varied | values |\n| --- | --- |\n{rows}\n" if rows else ""
+    address = f"#/experiments/{{experiment_id}}/runs?viewStateShareKey={name}"
+    link = f"[Its runs as a table, best first]({address}&workflowType=machine_learning)"
     if board is None:
-        return f"{varied}Trials are under way; the leaderboard stands here when they are done."
+        return f"{link}; the leaderboard stands here when the trials are done.\n\n{varied}"
     return (
-        f"{_short_table(board)}\n{varied}"
-        "The whole leaderboard, with deviations and by hole ratio: `leaderboard.md` (Artifacts). "
-        f"As a page with pictures:\n\n```\nrayfill compare {run_dir}\n```\n"
+        f"{link}\n\n{_short_table(board)}\n{varied}"
+        "With deviations and by hole ratio: `leaderboard.md` (Artifacts). As a page with "
+        f"pictures:\n\n```\nrayfill compare {run_dir}\n```\n"
     )
+
+
+def record_sweep(
+    tracker: Tracker,
+    *,
+    name: str,
+    config: RunConfig,
+    space: Space,
+    board: Leaderboard | None = None,
+) -> None:
+    """Record what a sweep varies, its table when it is done, and a view of its runs.
+
+    Args:
+        tracker: Of the sweep's own run.
+        name: Of the sweep.
+        config: Of a trial.
+        space: What is varied.
+        board: What was measured.
+    """
+    from rayfill.leaderboard import psnr_and_ssim
+    from rayfill.ranges import describe_space
+
+    described = describe_sweep(
+        name, space=describe_space(space), run_dir=f"{config.storage}/{name}", board=board
+    )
+    tracker.tags({NOTE: described})
+    measured = [board.rank_by, *psnr_and_ssim(board.rank_by)] if board else []
+    metrics = [*(f"test/{metric}" for metric in measured), f"val/{config.eval.select_metric}"]
+    params = config.tracking.params
+    tracker.view(name, sweep_view(name, metrics=list(dict.fromkeys(metrics)), params=params))
+
+
+def test_scores(table: MetricTable) -> dict[str, float]:
+    """Return the means on the test split under the names they have in MLflow."""
+    return {f"test/{name}": score.mean for name, score in table.total.items()}
 
 
 def record_result(tracker: Tracker, *, job: TrainingJob, table: MetricTable, epochs: str) -> None:
@@ -150,12 +211,11 @@ def record_result(tracker: Tracker, *, job: TrainingJob, table: MetricTable, epo
     from rayfill.sweep_plan import read_outcome
 
     outcome = read_outcome(job.run_dir)
-    shown = {k: score.mean for k, score in table.total.items() if math.isfinite(score.mean)}
-    head = "| " + " | ".join(shown) + " |\n" + "| ---: " * len(shown) + "|\n"
-    cells = "| " + " | ".join(f"{value:.4g}" for value in shown.values()) + " |\n"
     early = outcome is not None and outcome.status == "stopped"
     how = f"stopped early, {epochs} epochs" if early else f"{epochs} epochs"
-    note = f"Test split ({how}):\n\n{head}{cells}\n{describe_run(job)}"
+    scores = {name: score.mean for name, score in table.total.items()}
+    shown = ", ".join(f"{k} **{v:.4g}**" for k, v in scores.items() if math.isfinite(v))
+    note = f"Test split: {shown} ({how}).\n\n{describe_run(job)}"
     tracker.tags({NOTE: note, "rayfill.outcome": how})
     if outcome is not None and outcome.status in ("finished", "stopped"):
         # Tune ends a trial in the way that a kill does, which MLflow would show as one.
@@ -164,11 +224,10 @@ def record_result(tracker: Tracker, *, job: TrainingJob, table: MetricTable, epo
 
 def _short_table(board: Leaderboard) -> str:
     """Return the metric that ranks, of everything measured, best first."""
-    lines = [
-        f"| # | system | kind | epochs | {board.rank_by} |\n| --- | --- | --- | --- | ---: |\n"
-    ]
+    lines = [f"| # | {board.rank_by} | epochs | system |\n| ---: | ---: | ---: | --- |\n"]
     for rank, entry in enumerate(board.ranked(), start=1):
         score = entry.table.total.get(board.rank_by)
         value = f"{score.mean:.4g}" if score and math.isfinite(score.mean) else ""
-        lines.append(f"| {rank} | {entry.name} | {entry.kind} | {entry.epochs} | {value} |\n")
+        kind = "" if entry.kind == "trial" else f" ({entry.kind})"
+        lines.append(f"| {rank} | {value} | {entry.epochs} | {entry.name}{kind} |\n")
     return "".join(lines)

@@ -23,12 +23,11 @@ from rayfill.evaluation import Measured
 from rayfill.leaderboard import Leaderboard, ReportRow
 from rayfill.ranges import Space, Variant, describe_space
 from rayfill.run_page import (
-    NOTE,
     compared_params,
     comparing,
-    describe_sweep,
     differing_keys,
     record_inputs,
+    record_sweep,
     varied_keys,
 )
 from rayfill.sweep_plan import Outcome, Plan, newest_sweep, open_plan, read_plan
@@ -273,11 +272,11 @@ def _parent_run(
         params={f"space.{key}": value for key, value in varied.items()}
         | compared_params(base, without=base.tracking.params),
         tags=run_tags(base, kind="sweep", sweep=name, run_dir=run_dir)
-        | provenance_tags(dataset_hash=dataset.content_hash, seed=base.train.seed)
-        | {NOTE: describe_sweep(space=varied, run_dir=run_dir)},
+        | provenance_tags(dataset_hash=dataset.content_hash, seed=base.train.seed),
     )
     if new:
         record_inputs(tracker, config=base, dataset=dataset)
+        record_sweep(tracker, name=name, config=base, space=sweep.space)
     # The database is made here, once, before any worker opens it.
     tracker.flush()
     status = "KILLED"

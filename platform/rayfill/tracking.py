@@ -40,6 +40,7 @@ _BACKOFF_S = 10.0
 _MAX_PARAM_CHARS = 500
 _MAX_DIGEST_CHARS = 36
 _PREVIEW_PX = 1024
+_EXPERIMENT = "{experiment_id}"
 
 
 class Tracker:
@@ -128,8 +129,17 @@ class Tracker:
         """Record a text artifact, such as ``leaderboard.md``."""
         self._record("text", content=content, artifact=artifact)
 
+    def view(self, key: str, state: Mapping[str, Any]) -> None:
+        """Keep a view of the experiment's table: its page with ``viewStateShareKey=KEY`` opens it.
+
+        Args:
+            key: Name of the view.
+            state: Filter, order and columns, as MLflow's own "Share" writes them.
+        """
+        self._record("view", key=key, state=dict(state))
+
     def tags(self, values: Mapping[str, str]) -> None:
-        """Set tags of the run."""
+        """Set tags; ``{experiment_id}`` in one becomes the id, which a link to a page needs."""
         self._record("tags", values=dict(values))
 
     def status(self, status: str) -> None:
@@ -284,8 +294,19 @@ class Sender:
     def _send_tags(self, event: Mapping[str, Any]) -> None:
         from mlflow.entities import RunTag
 
-        tags = [RunTag(key, value) for key, value in event["values"].items()]
+        values = event["values"]
+        if any(_EXPERIMENT in value for value in values.values()):
+            number = self._experiment_id()
+            values = {key: value.replace(_EXPERIMENT, number) for key, value in values.items()}
+        tags = [RunTag(key, value) for key, value in values.items()]
         self._client.log_batch(self._journal.run_id, tags=tags)
+
+    def _send_view(self, event: Mapping[str, Any]) -> None:
+        tag = f"mlflow.sharedViewState.{event['key']}"
+        self._client.set_experiment_tag(self._experiment_id(), tag, json.dumps(event["state"]))
+
+    def _experiment_id(self) -> str:
+        return str(self._client.get_run(self._journal.run_id).info.experiment_id)
 
     def _send_status(self, event: Mapping[str, Any]) -> None:
         self._client.update_run(self._journal.run_id, status=event["status"])

@@ -82,7 +82,7 @@ def test_a_version_says_what_it_scored_and_where_it_comes_from(
     assert "test_l1" not in version.tags  # a main score has a column; the others are in the table
     for said in (
         f"/runs/{made.run_id})",
-        "**unet**, loss `l1`",
+        "unet, loss l1, from run [",
         "sweep **night**",
         "| l1 | 0.01 |",
         "- dataset_hash: abc",

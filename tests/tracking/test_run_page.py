@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -21,6 +22,7 @@ from rayfill.run_page import (
     describe_sweep,
     differing_keys,
     record_result,
+    sweep_view,
     varied_keys,
 )
 from rayfill.sweep_plan import Outcome, write_outcome
@@ -113,7 +115,7 @@ def test_a_run_records_its_configuration_its_data_and_what_it_is(
         "train.epochs": "4",
     }
     (entry,) = run.inputs.dataset_inputs
-    assert entry.dataset.digest == dataset.content_hash[:36]
+    assert entry.dataset.digest == dataset.content_hash[:12]
     assert json.loads(entry.dataset.source) == {"uri": job.config.data.uri}
     profile = json.loads(entry.dataset.profile)
     assert profile["num_rows"] == sum(dataset.counts.values())
@@ -122,7 +124,6 @@ def test_a_run_records_its_configuration_its_data_and_what_it_is(
     assert whole == json.loads(json.dumps(flatten(to_dict(job.config))))
     assert run.data.tags["rayfill.kind"] == "trial"
     assert run.data.tags["rayfill.bundle"] == f"{job.run_dir}/best"
-    assert f"--model {job.run_dir}/best" in run.data.tags[NOTE]
     assert "Trial of sweep **night**: data.expand_px `0`" in run.data.tags[NOTE]
 
 
@@ -150,14 +151,14 @@ def test_a_trial_that_was_ended_early_does_not_look_failed(
     assert run.info.status == status
     assert run.data.tags["rayfill.outcome"] == how
     note = run.data.tags[NOTE]
-    assert note.startswith(f"Test split ({how}):\n\n| hole_psnr |\n| ---: |\n| 23.46 |\n\nTrial of")
+    assert note.startswith(f"Test split: hole_psnr **23.46** ({how}).\n\nTrial of")
 
 
 def test_a_sweep_describes_its_space_and_then_its_result() -> None:
     space = {"loss.terms": "l1, mse"}
-    before = describe_sweep(space=space, run_dir="/runs/night")
+    before = describe_sweep("night", space=space, run_dir="/runs/night")
     assert "| `loss.terms` | l1, mse |" in before
-    assert "under way" in before
+    assert "when the trials are done" in before
     board = Leaderboard(
         title="night",
         entries=[
@@ -168,12 +169,40 @@ def test_a_sweep_describes_its_space_and_then_its_result() -> None:
         rank_by="hole_psnr",
         protocol={},
     )
-    after = describe_sweep(space=space, run_dir="/runs/night", board=board)
-    assert "under way" not in after
+    after = describe_sweep("night", space=space, run_dir="/runs/night", board=board)
+    assert "when the trials are done" not in after
     lines = after.splitlines()
-    assert lines[2:5] == [
-        "| 1 | 02-mse | trial | 4/4 | 21 |",
-        "| 2 | 01-l1 | trial | 4/4 | 20 |",
-        "| 3 | telea | baseline |  |  |",
+    assert lines[2:7] == [
+        "| # | hole_psnr | epochs | system |",
+        "| ---: | ---: | ---: | --- |",
+        "| 1 | 21 | 4/4 | 02-mse |",
+        "| 2 | 20 | 4/4 | 01-l1 |",
+        "| 3 |  |  | telea (baseline) |",
     ]
     assert "rayfill compare /runs/night" in after
+
+
+def test_the_view_of_a_sweep_finds_its_runs_and_is_kept_with_the_experiment(
+    job: TrainingJob, tmp_path: Path
+) -> None:
+    dataset = PreparedDataset.open(job.config.data.uri)
+    trial = open_tracker(job, dataset=dataset)
+    trial.metrics({"val/hole_psnr": 20.0}, step=1)
+    view = sweep_view("night", metrics=["val/hole_psnr"], params=["data.expand_px"])
+    trial.view("night", view)
+    trial.tags({"link": "#/experiments/{experiment_id}/runs"})
+    trial.close()
+    other = dataclasses.replace(job, kind="sweep", tracker_dir=str(tmp_path / "other"))
+    open_tracker(other, dataset=dataset).close()
+    client = MlflowClient(job.config.tracking.uri)
+    run = client.get_run(trial.run_id)
+    number = run.info.experiment_id
+    found = client.search_runs(
+        [number], view["searchFilter"], order_by=[f"{view['orderByKey']} DESC"]
+    )
+    assert [one.info.run_id for one in found] == [trial.run_id]
+    kept = client.get_experiment(number).tags["mlflow.sharedViewState.night"]
+    assert json.loads(kept) == view
+    assert run.data.tags["link"] == f"#/experiments/{number}/runs"
+    shown = {column.replace("`", "") for column in view["selectedColumns"]}
+    assert shown == {"metrics.val/hole_psnr", "params.data.expand_px", "tags.rayfill.outcome"}
