@@ -32,7 +32,7 @@ from rayfill.training.driver import TrainingJob, attach_tracker, make_job
 from rayfill.training.history import read_history
 from rayfill.training.lineage import leaves
 from rayfill.training.loop import best_bundle
-from rayfill.trial_source import PlannedTrials, scores_of
+from rayfill.trial_source import PlannedTrials, earlier_job, scores_of
 from rayfill.tuning import concurrent_trials, run_trials
 from rayfill.warm_start import with_start
 from rayfill_data.errors import RayfillError
@@ -247,7 +247,10 @@ class SweepRun:
 
         report_sweep(
             board,
-            jobs=[self._job(run) for run in self._runs(winner)],
+            jobs=[
+                *(self._job(run) for run in self._runs(winner)),
+                *(earlier_job(name, folder=f) for name, f in self.sweep.beside.items()),
+            ],
             measured=measured,
             arrays=self.test,
             outcomes=outcomes,

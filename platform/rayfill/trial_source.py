@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Collection, Sequence
 
-from rayfill.config import RunConfig, check
+from rayfill.config import RunConfig, check, from_dict, replace
 from rayfill.ranges import RANGES, Point, Space, changes_of
 from rayfill.search import Told, next_by_optuna
 from rayfill.sweep_plan import Plan, make_trial, read_outcome
+from rayfill.training.driver import TrainingJob, make_job
 from rayfill.training.history import read_history
+from rayfill.training.lineage import newest_meta
 
 _EPOCHS = "train.epochs"
 
@@ -153,3 +156,10 @@ def scores_of(trial: RunConfig, *, run_dir: str) -> dict[int, float]:
         for entry in read_history(run_dir)
         if key in entry and math.isfinite(entry[key])
     }
+
+
+def earlier_job(name: str, *, folder: str) -> TrainingJob:
+    """Return the job of a run of another sweep, by its folder, under the name it is shown by."""
+    trained = from_dict(RunConfig, newest_meta(folder)["config"])
+    job = make_job(replace(trained, {"name": name}), group=folder.split("/")[-2])
+    return dataclasses.replace(job, run_dir=folder)

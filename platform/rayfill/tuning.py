@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rayfill.budget import Budget
 from rayfill.config import RunConfig
+from rayfill.handout import Handout, lasting_outcome, make_searcher, make_stopper
 from rayfill.sweep_plan import Outcome, Plan, read_outcome, write_outcome
-from rayfill.training.driver import TrainingJob, make_job, train_here, train_on_ray
+from rayfill.training.driver import TrainingJob, train_here, train_on_ray
 from rayfill.training.history import read_history
-from rayfill.training.lineage import done_epochs
 from rayfill.trial_source import PlannedTrials
 
 if TYPE_CHECKING:
-    from ray.tune import Callback, Stopper
-    from ray.tune.search import Searcher
+    from ray.tune import Callback
 
     from rayfill.cluster import Capacity
     from rayfill.sweep_progress import SweepProgress
@@ -138,7 +137,7 @@ def run_trials(
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(most)
     metric = f"val/{first.eval.select_metric}"
-    handout = _Handout(
+    handout = Handout(
         source, budget=budget, most=most, parent=parent, progress=progress, prepare=prepare
     )
     tuner = tune.Tuner(
@@ -148,7 +147,7 @@ def run_trials(
         tune_config=tune.TuneConfig(
             metric=metric,
             mode="max",
-            search_alg=_searcher(handout),
+            search_alg=make_searcher(handout),
             num_samples=-1,
             scheduler=_scheduler(options, longest=source.longest),
             reuse_actors=True,
@@ -159,7 +158,7 @@ def run_trials(
             name=plan.name,
             storage_path=f"{plan.storage}/.ray-tune",
             verbose=0,
-            stop=_stopper(handout),
+            stop=make_stopper(handout),
             failure_config=tune.FailureConfig(max_failures=first.scaling.max_failures),
             callbacks=[_outcome_writer(handout)],
         ),
@@ -210,115 +209,6 @@ def concurrent_trials(config: RunConfig, *, capacity: Capacity) -> int:
     return max(1, int(fits))
 
 
-class _Handout:
-    """What the searcher, the stopper and the callback of Tune share."""
-
-    def __init__(
-        self,
-        source: PlannedTrials,
-        *,
-        budget: Budget,
-        most: int,
-        parent: str,
-        progress: SweepProgress,
-        prepare: Callable[[RunConfig], RunConfig],
-    ) -> None:
-        self.budget = budget
-        self.progress = progress
-        self.jobs: dict[str, TrainingJob] = {}
-        self.cut: set[str] = set()
-        """Trials that the budget ended."""
-        self._source = source
-        self._most = most
-        self._parent = parent
-        self._prepare = prepare
-        self._live: dict[str, str] = {}
-
-    def next(self, trial_id: str) -> TrainingJob | None:
-        """Return what to train next, or None where there is nothing now."""
-        if self.over() or len(self._live) >= self._most:
-            return None
-        live = self._live.values()
-        trial = self._source.next(live=live)
-        if trial is None:
-            return None
-        self._live[trial_id] = trial.name
-        group = self._source.plan.name
-        job = make_job(self._prepare(trial), group=group, parent=self._parent)
-        self.jobs[trial.name] = job
-        self.progress.planned(trial, begun=done_epochs(trial), more=self._source.missing())
-        if not _ended(job):
-            self.budget.begin(trial)
-        return job
-
-    def over(self) -> bool:
-        """Return whether nothing will come any more."""
-        return bool(self.budget.full()) or self._source.over(live=self._live.values())
-
-    def ended(self, trial_id: str) -> None:
-        """Note that a trial has ended."""
-        name = self._live.pop(trial_id, "")
-        self.budget.end(name)
-
-
-def _searcher(handout: _Handout) -> Searcher:
-    """Return what Tune asks for trials."""
-    from ray.tune.search import Searcher
-
-    class HandoutSearcher(Searcher):  # type: ignore[misc]
-        def set_search_properties(self, *_: Any, **__: Any) -> bool:
-            return True
-
-        def suggest(self, trial_id: str) -> Any:
-            job = handout.next(trial_id)
-            if job is None:
-                return Searcher.FINISHED if handout.over() else None
-            return {"trial": job.config.name, "job": job.to_dict()}
-
-        def on_trial_complete(self, trial_id: str, *_: Any, **__: Any) -> None:
-            handout.ended(trial_id)
-
-        def save(self, *_: Any) -> None:
-            """Our plan is the record; Tune's is never read."""
-
-        def __deepcopy__(self, memo: Any) -> Searcher:
-            return self
-
-        def __reduce__(self) -> tuple[Any, ...]:
-            return Searcher, ()
-
-    return HandoutSearcher()
-
-
-def _stopper(handout: _Handout) -> Stopper:
-    """Return what ends running trials after the epoch at which the budget is used up."""
-    from ray.tune.stopper import NoopStopper, Stopper
-
-    class BudgetStopper(Stopper):  # type: ignore[misc]
-        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
-            if not handout.budget.spent():
-                return False
-            handout.cut.add(trial_id)
-            return True
-
-        def stop_all(self) -> bool:
-            return False
-
-        def __deepcopy__(self, memo: Any) -> Stopper:
-            return self
-
-        def __reduce__(self) -> tuple[Any, ...]:
-            return NoopStopper, ()
-
-    return BudgetStopper()
-
-
-def _ended(job: TrainingJob) -> Outcome | None:
-    """Return how a run ended in a way that is not tried again."""
-    outcome = read_outcome(job.run_dir)
-    return None if outcome is None or outcome.status == "failed" else outcome
-
-
 def _make_trainable(*, capacity: Capacity, metric: str) -> Callable[[dict[str, Any]], None]:
     def trial(point: dict[str, Any]) -> None:
         from ray import tune
@@ -330,7 +220,7 @@ def _make_trainable(*, capacity: Capacity, metric: str) -> Callable[[dict[str, A
             if metric in entry:
                 tune.report(dict(entry))
 
-        outcome = _ended(job)
+        outcome = lasting_outcome(job)
         if outcome is not None:
             for entry in read_history(job.run_dir)[: outcome.epoch]:
                 report(entry)
@@ -358,7 +248,7 @@ def _scheduler(options: SweepOptions, *, longest: int) -> Any:
     )
 
 
-def _outcome_writer(handout: _Handout) -> Callback:
+def _outcome_writer(handout: Handout) -> Callback:
     """Return the Tune callback that shows progress and writes down how each trial ended."""
     from ray.tune import Callback
 
@@ -386,7 +276,7 @@ def _outcome_writer(handout: _Handout) -> Callback:
                 self._end(name, Outcome(status="stopped", epoch=epoch))
             else:  # what it was before is still true
                 cut = Outcome(status="unfinished", epoch=epoch, reason=handout.budget.spent())
-                progress.ended(name, _ended(jobs[name]) or cut)
+                progress.ended(name, lasting_outcome(jobs[name]) or cut)
 
         def on_trial_error(
             self, iteration: int, trials: list[Any], trial: Any, **info: Any

@@ -166,10 +166,10 @@ def test_another_dataset_and_no_run_at_all_are_refused(
 def test_a_child_names_its_parent(dataset: PreparedDataset, tmp_path: Path) -> None:
     parent = train(replace(RunConfig(), SMALL), dataset, tmp_path / "parent")
     assert newest_meta(str(tmp_path / "parent"))["epoch"] == 3
-    tags = lineage_tags(going_on(tmp_path / "parent"))
+    tags = lineage_tags(going_on(tmp_path / "parent"), journals=tmp_path)
     assert tags["rayfill.continued_from"] == str(tmp_path / "parent")
     assert tags["rayfill.continued_at_epoch"] == "3"
-    assert lineage_tags(RunConfig()) == {}
+    assert lineage_tags(RunConfig(), journals=tmp_path) == {}
     assert newest_meta(str(tmp_path)) == {}
     assert load_bundle(parent.bundle).name == "attention_unet"
 

@@ -203,7 +203,7 @@ def open_tracker(job: TrainingJob, *, dataset: PreparedDataset) -> Tracker:
     bundle = best_bundle(job.run_dir)
     tags = {
         **run_tags(config, kind=job.kind, sweep=job.sweep, run_dir=job.run_dir, bundle=bundle),
-        **lineage_tags(config),
+        **lineage_tags(config, journals=Path(job.tracker_dir).parents[bool(job.sweep)]),
         **provenance_tags(dataset_hash=dataset.content_hash, seed=config.train.seed),
         NOTE: describe_run(job),
     }

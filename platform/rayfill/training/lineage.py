@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rayfill import paths
 from rayfill.config import RunConfig
 from rayfill.folders import list_folders, read_file, read_folder, write_folder
 from rayfill.journal import recorded_run
@@ -94,15 +94,20 @@ def done_epochs(config: RunConfig) -> int:
     return int(newest_meta(parent).get("epoch", 0)) if parent else 0
 
 
-def lineage_tags(config: RunConfig) -> dict[str, str]:
-    """Return MLflow tags that link a run to the one it goes on from, if there is one."""
+def lineage_tags(config: RunConfig, *, journals: Path) -> dict[str, str]:
+    """Return MLflow tags that link a run to the one it goes on from, if there is one.
+
+    Args:
+        config: Of the run.
+        journals: Folder under which this machine keeps what it recorded of runs.
+    """
     parent = config.train.continue_from
     if not parent:
         return {}
     meta = newest_meta(parent)
-    # On this machine the journal knows the MLflow run even if its last checkpoint came before it.
+    # The journal knows the MLflow run even if the last checkpoint was written before MLflow did.
     within = parent.removeprefix(f"{config.storage}/").split("/")
-    run_id = recorded_run(paths.home().joinpath("tracking", *within)) or meta.get("run_id", "")
+    run_id = recorded_run(journals.joinpath(*within)) or meta.get("run_id", "")
     tags = {
         "rayfill.continued_from": parent,
         "rayfill.continued_run_id": str(run_id),
