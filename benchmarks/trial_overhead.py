@@ -21,12 +21,13 @@ from rayfill.config import (
     TrackingConfig,
     TrainConfig,
 )
+from rayfill.sweep_options import SweepOptions
 from rayfill.sweep_plan import Plan
 from rayfill.sweep_progress import SweepProgress
 from rayfill.training.driver import make_job, train_here
 from rayfill.training.loop import Runtime, run_training
 from rayfill.trial_source import PlannedTrials
-from rayfill.tuning import SweepOptions, run_trials
+from rayfill.tuning import run_trials
 from rayfill_data.pipeline import prepare
 from rayfill_data.reader import PreparedDataset
 from rayfill_data.sources.photos import PhotosOptions

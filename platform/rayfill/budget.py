@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rayfill.config import RunConfig
 
 if TYPE_CHECKING:
-    from rayfill.tuning import SweepOptions
+    from rayfill.sweep_options import SweepOptions
 
 
 def hourly_cost(config: RunConfig, options: SweepOptions) -> float:

@@ -8,10 +8,10 @@ from typing import Literal
 
 from rayfill.config import RunConfig, replace
 from rayfill.sweep import Sweep, WinnerOptions
+from rayfill.sweep_options import SweepOptions
 from rayfill.sweep_plan import Plan, read_outcome
 from rayfill.training.lineage import leaves, newest_meta
 from rayfill.trial_source import scores_of
-from rayfill.tuning import SweepOptions
 from rayfill_data.errors import ConfigError, RayfillError, unknown_name
 
 Course = Literal["continue", "restart"]

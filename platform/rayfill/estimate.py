@@ -11,8 +11,9 @@ from rayfill.budget import hourly_cost
 from rayfill.cluster import Capacity
 from rayfill.config import RunConfig
 from rayfill.models.cost import model_cost
+from rayfill.sweep_options import SweepOptions
 from rayfill.training.lineage import done_epochs
-from rayfill.tuning import SweepOptions, concurrent_trials
+from rayfill.tuning import concurrent_trials
 from rayfill_data.reader import PreparedDataset
 
 #: A training step costs a prediction and twice as much again for its gradients.

@@ -1,14 +1,13 @@
-"""Measuring several systems on one split: trained bundles, and the classical baselines."""
+"""Measuring trained models on one split, and keeping what every sample scored."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rayfill.baselines import BASELINES
 from rayfill.bundle import load_bundle
 from rayfill.config import EvalConfig
 from rayfill.evaluation import Measured, evaluate
@@ -29,13 +28,6 @@ def evaluate_bundles(
         name: evaluate(load_bundle(uri).model, arrays=arrays, lpips=lpips)
         for name, uri in bundles.items()
     }
-
-
-def evaluate_baselines(
-    names: Sequence[str], *, arrays: SplitArrays, lpips: LpipsMetric | None
-) -> dict[str, Measured]:
-    """Return the metrics of classical baselines by name."""
-    return {name: evaluate(BASELINES[name], arrays=arrays, lpips=lpips) for name in names}
 
 
 def lpips_if_available(config: EvalConfig) -> tuple[LpipsMetric | None, str]:

@@ -15,7 +15,7 @@ from rayfill.evaluate_all import TABLE_BASELINES
 from rayfill.leaderboard import ReportRow
 from rayfill.ranges import Variant
 from rayfill.sweep import Sweep, SweepResult, WinnerOptions, run_sweep
-from rayfill.tuning import SweepOptions
+from rayfill.sweep_options import SweepOptions
 from rayfill_data.errors import ConfigError, unknown_name
 
 #: What every experiment can be run at: minutes anywhere; an hour or so on a laptop; as the report.
@@ -80,6 +80,9 @@ class _Arguments:
     """smoke: minutes on two CPU cores; small: about an hour or two; paper: as the report has it."""
     resume: bool = False
     """Go on with the newest run of this experiment; give the flags it was started with."""
+    also: tuple[str, ...] = ()
+    """Further systems to measure beside: whatever `rayfill evaluate` takes, such as
+    `lama=FOLDER_OF_PICTURES` or `models:/rayfill@champion`."""
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = RunConfig()
 
 
@@ -112,6 +115,7 @@ def run_experiment(
         winner=scale.winner,
         winner_changes=experiment.winner_changes,
         baselines=experiment.baselines,
+        also=given.also,
         compare_trials=True,
         report=experiment.report,
         columns=experiment.columns,

@@ -20,9 +20,9 @@ _KEPT, _SHOWN, _REASON_CHARS = 15, 10, 150
 
 def score_tags(scores: Mapping[str, float]) -> dict[str, str]:
     """Return the main scores as tags, such as ``test_hole_psnr: 23.54``."""
-    named = {name if name.startswith(_VAL) else f"test_{name}": v for name, v in scores.items()}
-    main = {f"test_{name}" for name in _TAGGED}
-    return {k: f"{v:.4g}" for k, v in named.items() if k in main or k.startswith(_VAL)}
+    main = {f"test_{name}": scores[name] for name in _TAGGED if name in scores}
+    main |= {name: value for name, value in scores.items() if name.startswith(_VAL)}
+    return {name: f"{value:.4g}" for name, value in main.items()}
 
 
 def describe_version(

@@ -131,7 +131,7 @@ def promote(
         client = _client(tracking_uri)
         registered = client.get_registered_model(model.name)
         before = str(registered.aliases.get(alias, ""))
-        noted = {"promoted_because": reason, "promoted_at": at, "promoted_from": before}
+        noted = {"promoted_because": reason, "promoted_at": at, "promoted_from": before or "none"}
         for key, value in noted.items():
             client.set_model_version_tag(model.name, model.version, key, value)
         client.set_registered_model_alias(model.name, alias, model.version)

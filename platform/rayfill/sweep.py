@@ -30,7 +30,9 @@ from rayfill.run_page import (
     record_sweep,
     varied_keys,
 )
+from rayfill.sweep_options import SweepOptions
 from rayfill.sweep_plan import Outcome, Plan, newest_sweep, open_plan, read_plan
+from rayfill.sweep_results import SweepResults, measure_others
 from rayfill.sweep_run import SweepRun
 from rayfill.sweep_search import (
     Draft,
@@ -41,7 +43,6 @@ from rayfill.sweep_search import (
     tell_earlier,
 )
 from rayfill.training.driver import resolve_paths
-from rayfill.tuning import SweepOptions
 from rayfill.warm_start import find_starts, with_start
 from rayfill_data.errors import ConfigError
 from rayfill_data.reader import PreparedDataset
@@ -92,6 +93,8 @@ class Sweep:
     """Dotted config keys that the winner's further training changes."""
     baselines: Sequence[str] = TABLE_BASELINES
     """Classical baselines that stand in the table."""
+    also: Sequence[str] = ()
+    """Further systems in the table: whatever `rayfill evaluate` measures."""
     compare_trials: bool = False
     """Say how each trial differs from the first, with an interval."""
     report: Sequence[ReportRow] = ()
@@ -147,6 +150,7 @@ def run_sweep(sweep: Sweep, *, console: Console) -> SweepResult:
         expected, words = estimate(planned, dataset=dataset, capacity=capacity)
         limits = budget_words(expected, options=sweep.options, trials=planned, capacity=capacity)
         _print(f"{words} {limits}".strip(), console=console)
+        others = measure_others([*sweep.baselines, *sweep.also], dataset=dataset, config=base.eval)
         plan, notes = _open(sweep, base, draft=draft, dataset=dataset, found=found)
         source = make_source(
             plan,
@@ -169,23 +173,23 @@ def run_sweep(sweep: Sweep, *, console: Console) -> SweepResult:
             outcomes = run.trials_side_by_side()
             notes = [*draft.notes, *notes, *run.left_out(outcomes)]
             winner = run.train_winner(run.best_trial(outcomes), outcomes=outcomes)
-            measured = run.measure(winner=winner)
-            board = run.leaderboard(outcomes, winner=winner, measured=measured, notes=notes)
-            board.show(console)
-            model = run.publish(board, winner=winner)
-            run.keep_samples(measured)
-            run.report(board, winner=winner, measured=measured, outcomes=outcomes)
+            results = SweepResults(
+                run=run, outcomes=outcomes, winner=winner, others=others, notes=notes
+            )
+            results.leaderboard.show(console)
+            model = results.publish()
+            results.report()
     seconds = time.monotonic() - began
     if used := budget.words():
         _print(used, console=console)
     _say_where(base, name=plan.name, model=model, seconds=seconds, console=console)
     return SweepResult(
         name=plan.name,
-        leaderboard=board,
+        leaderboard=results.leaderboard,
         outcomes=outcomes,
         trials=run.trials,
-        measured=measured,
-        bundles=run.bundles(winner),
+        measured=results.measured,
+        bundles=results.bundles,
         model=model,
         seconds=seconds,
     )

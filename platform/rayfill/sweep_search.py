@@ -32,7 +32,7 @@ from rayfill.trial_source import OptunaTrials, PlannedTrials, told_of
 from rayfill_data.errors import ConfigError, RayfillError
 
 if TYPE_CHECKING:
-    from rayfill.tuning import SweepOptions
+    from rayfill.sweep_options import SweepOptions
 
 #: Above so many combinations of a space, values are checked one axis at a time.
 _MOST_PROBES = 512

@@ -21,8 +21,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 BINARIES = Path(sys.executable).parent
 FLAGS = [
-    "--model.width", "4", "--model.depth", "2", "--sweep.losses", "l1", "--sweep.inpainters", "unet",
-    "--sweep.epochs", "1", "--winner.epochs", "0",
+    "--model.width", "4", "--model.depth", "2", "--sweep.losses", "l1",
+    "--sweep.inpainters", "unet", "--sweep.epochs", "1", "--winner.epochs", "0",
     "--tracking.pictures", "0",
 ]  # fmt: skip
 

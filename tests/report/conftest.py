@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 
+from rayfill.baselines import BASELINES
 from rayfill.bundle import save_bundle
 from rayfill.config import RunConfig, replace, to_dict
-from rayfill.evaluate_all import evaluate_baselines, evaluate_bundles, samples_parquet
-from rayfill.evaluation import Measured, protocol
+from rayfill.evaluate_all import evaluate_bundles, samples_parquet
+from rayfill.evaluation import Measured, evaluate, protocol
 from rayfill.leaderboard import Entry, Leaderboard
 from rayfill.models import build_model
 from rayfill.tracking import Tracker
@@ -129,7 +130,7 @@ def write_sweep(sweep: Path, *, dataset: Path) -> tuple[Leaderboard, dict[str, M
     bundles = {name: str(sweep / name / "best") for name in NAMES}
     measured = {
         **evaluate_bundles(bundles, arrays=arrays, lpips=None),
-        **evaluate_baselines(["telea", "harmonic"], arrays=arrays, lpips=None),
+        **{name: evaluate(BASELINES[name], arrays=arrays) for name in ("telea", "harmonic")},
     }
     board = Leaderboard(
         title=f"{sweep.name}: held-out test split",

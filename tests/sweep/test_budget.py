@@ -10,7 +10,7 @@ from rayfill.budget import Budget, hourly_cost
 from rayfill.cluster import Capacity
 from rayfill.config import RunConfig, replace
 from rayfill.estimate import budget_words
-from rayfill.tuning import SweepOptions
+from rayfill.sweep_options import SweepOptions
 
 CORES = replace(RunConfig(), {"scaling.use_gpu": False, "scaling.cpus_per_worker": 2.0})
 GPU = replace(

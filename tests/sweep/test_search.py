@@ -26,11 +26,11 @@ from rayfill.ranges import (
     values_at,
 )
 from rayfill.search import Told, next_by_optuna, next_random
+from rayfill.sweep_options import SweepOptions
 from rayfill.sweep_plan import Outcome, Plan, make_trial, open_plan, plan_trials, write_outcome
 from rayfill.sweep_search import draft_search, tell_earlier
 from rayfill.training.history import write_history
 from rayfill.trial_source import OptunaTrials, PlannedTrials
-from rayfill.tuning import SweepOptions
 from rayfill_data.errors import ConfigError, RayfillError
 
 SPACE = {

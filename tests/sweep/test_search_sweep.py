@@ -18,10 +18,10 @@ from rayfill.config import RunConfig, replace
 from rayfill.continuing import continued_sweep
 from rayfill.ranges import LogUniform
 from rayfill.sweep import Sweep, SweepResult, WinnerOptions, run_sweep
+from rayfill.sweep_options import SweepOptions
 from rayfill.sweep_plan import Plan, read_outcome, read_plan
 from rayfill.training.driver import make_job, train_here
 from rayfill.training.history import read_history
-from rayfill.tuning import SweepOptions
 
 pytestmark = [
     pytest.mark.usefixtures("ray_local"),

@@ -9,7 +9,8 @@ import pytest
 from rayfill.cluster import Capacity
 from rayfill.config import RunConfig, replace
 from rayfill.sweep import WinnerOptions
-from rayfill.tuning import SweepOptions, concurrent_trials, trial_resources
+from rayfill.sweep_options import SweepOptions
+from rayfill.tuning import concurrent_trials, trial_resources
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from rayfill.bundle import load_bundle
 from rayfill.config import RunConfig, replace
 from rayfill.continuing import continued_sweep
 from rayfill.registry import promote, register_bundle
+from rayfill.sweep_options import SweepOptions
 from rayfill.sweep_plan import Outcome, Plan, open_plan, write_outcome
 from rayfill.training.driver import TrainingJob, attach_tracker, make_job, resolve_paths, train_here
 from rayfill.training.history import read_history, write_history
-from rayfill.tuning import SweepOptions
 from rayfill.warm_start import find_bundle, find_starts, with_start
 from rayfill_data.errors import ConfigError, RayfillError
 

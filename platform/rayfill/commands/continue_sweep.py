@@ -10,7 +10,7 @@ import tyro
 
 from rayfill import paths
 from rayfill.console import make_console
-from rayfill.tuning import SweepOptions
+from rayfill.sweep_options import SweepOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
