@@ -23,7 +23,7 @@ import _source_roots  # noqa: F401  (must come before rayfill)
 import tyro
 
 from rayfill.cli import guarded
-from rayfill.config import ModelConfig, RunConfig, TrackingConfig, replace
+from rayfill.config import RunConfig, TrackingConfig, replace
 from rayfill.console import make_console
 from rayfill.data_location import data_labels
 from rayfill.sweep import Sweep, WinnerOptions, run_sweep
@@ -54,7 +54,6 @@ class Settings(RunConfig):
 
     name: str = "attn_unet_sweep"
     """Name of the sweep; a second one of the same name gets a number behind it."""
-    model: ModelConfig = ModelConfig(segmenter_width=8, segmenter_depth=3)
     tracking: TrackingConfig = TrackingConfig(experiment="attn_unet_sweep", pictures=4)
     sweep: Space = Space()
     winner: WinnerOptions = WinnerOptions()

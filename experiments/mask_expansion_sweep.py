@@ -71,7 +71,6 @@ EXPERIMENT = Experiment(
                 "model.label_names": ("nothing", "object"),
                 "model.inpainter": "unet",
                 "model.width": 6,
-                "model.segmenter_width": 8,
                 "model.segmenter_depth": 3,
                 "train.epochs": 2,
                 "tracking.pictures": 2,
@@ -81,7 +80,6 @@ EXPERIMENT = Experiment(
         "small": Scale(
             space={"train.seed": (0, 1), "system": _SYSTEMS},
             changes={
-                "model.segmenter_width": 8,
                 "train.epochs": 3,
                 "train.batch_size": 16,
                 "train.learning_rate": 5e-4,

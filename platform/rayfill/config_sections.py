@@ -108,7 +108,7 @@ class ModelConfig:
     """joint: the network that fills the hole, with the options above."""
     segmenter: str = "segmentation_unet"
     """joint: the network that finds it."""
-    segmenter_width: int = 16
+    segmenter_width: int = 8
     """joint: channels of the segmenter's first level."""
     segmenter_depth: int = 4
     """joint: the segmenter's number of downsamplings."""

@@ -216,7 +216,7 @@ def test_the_installed_command_says_no_in_a_real_process(tmp_path: Path) -> None
     ("flags", "expected"),
     [
         (["--sweep.epoch", "3"], "--sweep.epochs"),
-        (["--sweep.models", "unett", "--train.epochs", "0"], "Did you mean 'unet'?"),
+        (["--sweep.inpainters", "unett", "--train.epochs", "0"], "Did you mean 'unet'?"),
         (["--sweep.losses"], "loss.terms of the sweep has no values"),
         (["--data.uri", "nowhere"], "data.uri: "),
     ],
