@@ -26,10 +26,10 @@ from rayfill.cli import guarded
 from rayfill.config import RunConfig, TrackingConfig, replace
 from rayfill.console import make_console
 from rayfill.data_location import data_labels
+from rayfill.ranges import Axis, LogUniform, Variant
 from rayfill.sweep import Sweep, WinnerOptions, run_sweep
-from rayfill.sweep_plan import Variant
+from rayfill.sweep_options import SweepOptions
 from rayfill.training.driver import resolve_paths
-from rayfill.tuning import SweepOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,9 @@ class Space(SweepOptions):
     """Training lengths."""
     alphas: tuple[float, ...] = (0.01, 0.05)
     """Mask expansions, as shares of the largest distance in the picture."""
+    learning_rates: tuple[float, float] | None = None
+    """Least and greatest peak learning rate, for `--sweep.search random` or `optuna`, or a
+    population; None keeps the one of train."""
     segmentation_epochs: int = 8
     """Epochs that the segmenter is trained before the trials."""
 
@@ -57,6 +60,8 @@ class Settings(RunConfig):
     tracking: TrackingConfig = TrackingConfig(experiment="attn_unet_sweep", pictures=4)
     sweep: Space = Space()
     winner: WinnerOptions = WinnerOptions()
+    also: tuple[str, ...] = ()
+    """Further systems to measure beside: whatever `rayfill evaluate` takes."""
     resume: bool = False
     """Go on with the newest sweep of this name; give the flags it was started with."""
 
@@ -65,7 +70,9 @@ def plan(settings: Settings) -> Sweep:
     """Return the sweep: of joint models, or without label maps of networks by themselves."""
     shared = {field.name: getattr(settings, field.name) for field in dataclasses.fields(RunConfig)}
     base, space = resolve_paths(RunConfig(**shared)), settings.sweep
-    axes = {"loss.terms": space.losses, "train.epochs": space.epochs}
+    axes: dict[str, Axis] = {"loss.terms": space.losses, "train.epochs": space.epochs}
+    if space.learning_rates:
+        axes["train.learning_rate"] = LogUniform(*space.learning_rates)
     labels = data_labels(base)
     if not labels:
         return Sweep(
@@ -73,6 +80,7 @@ def plan(settings: Settings) -> Sweep:
             space={"model.name": space.inpainters, **axes},
             options=space,
             winner=settings.winner,
+            also=settings.also,
             notes=("The dataset has no label maps: masks are given, and alpha is not varied.",),
             resume=settings.resume,
         )
@@ -95,6 +103,7 @@ def plan(settings: Settings) -> Sweep:
         options=space,
         winner=settings.winner,
         winner_changes={"train.stage": "inpainting", "eval.select_metric": "hole_psnr"},
+        also=settings.also,
         columns=("hole_psnr", "hole_ssim", "lpips", "removal_psnr", "growth_px", "uncovered"),
         resume=settings.resume,
     )

@@ -17,7 +17,7 @@ from _coco_pairs import EDGECONNECT, prepare_command, removal_run
 from rayfill.cli import guarded
 from rayfill.experiment import Experiment, Scale, run_experiment
 from rayfill.models import MODELS, option_names
-from rayfill.sweep_plan import Variant
+from rayfill.ranges import Variant
 
 #: A joint model is one of the others beside a segmenter; these two take options of their own.
 _APART = ("joint", "edgeconnect", "partial_conv_liu")

@@ -25,7 +25,7 @@ from rayfill.config import (
 )
 from rayfill.experiment import Experiment, Scale, run_experiment
 from rayfill.leaderboard import ReportRow
-from rayfill.sweep_plan import Variant
+from rayfill.ranges import Variant
 
 _ALPHAS = tuple(
     Variant(name=f"alpha{alpha}", changes={"loss.alpha": alpha})

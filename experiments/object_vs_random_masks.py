@@ -17,7 +17,7 @@ from _coco_pairs import EDGECONNECT, prepare_command, removal_run
 
 from rayfill.cli import guarded
 from rayfill.experiment import Experiment, Scale, run_experiment
-from rayfill.sweep_plan import Variant
+from rayfill.ranges import Variant
 
 _SPACE = {
     "train.seed": (0, 1, 2),

@@ -18,8 +18,8 @@ from rayfill.config import replace
 from rayfill.experiment import Experiment, Scale, run_experiment
 from rayfill.leaderboard import ReportRow
 from rayfill.presets import find_preset
+from rayfill.ranges import Variant
 from rayfill.sweep import WinnerOptions
-from rayfill.sweep_plan import Variant
 
 _LIU = Variant(name="liu_loss", changes={"loss.terms": "liu"})
 _L1 = Variant(name="hole_valid_l1", changes={"loss.terms": "valid_l1+6*hole_l1"})

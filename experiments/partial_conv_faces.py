@@ -18,7 +18,7 @@ from rayfill.config import replace
 from rayfill.experiment import Experiment, Scale, run_experiment
 from rayfill.leaderboard import ReportRow
 from rayfill.presets import find_preset
-from rayfill.sweep_plan import Variant
+from rayfill.ranges import Variant
 
 _SPACE = {
     "system": (
