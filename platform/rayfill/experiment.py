@@ -62,12 +62,7 @@ class Experiment:
 
         Results are recorded and registered under the experiment's own name, so that no
         demonstration takes the place of the champion that people serve.
-
-        Raises:
-            ConfigError: unknown scale.
         """
-        if scale not in self.scales:
-            raise ConfigError([unknown_name("scale", scale, self.scales)])
         own = {"tracking.experiment": self.base.name, "tracking.model_name": self.base.name}
         return replace(self.base, own | dict(self.scales[scale].changes))
 
@@ -99,9 +94,7 @@ def run_experiment(
     Raises:
         ConfigError: everything that cannot be used, before anything starts.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--scale", default="smoke")
-    name = first.parse_known_args(args)[0].scale
+    name = asked_scale(args, default="smoke")
     default = _Arguments(scale=name, config=experiment.config(name))
     given = tyro.cli(_Arguments, args=list(args), default=default, description=description)
     scale = experiment.scales[name]
@@ -123,6 +116,20 @@ def run_experiment(
         resume=given.resume,
     )
     return run_sweep(sweep, console=make_console())
+
+
+def asked_scale(args: Sequence[str], *, default: str) -> str:
+    """Return the scale that a command line names: what the other flags' defaults depend on.
+
+    Raises:
+        ConfigError: none of :data:`SCALES`.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--scale", default=default)
+    scale = str(first.parse_known_args(args)[0].scale)
+    if scale not in SCALES:
+        raise ConfigError([unknown_name("scale", scale, SCALES)])
+    return scale
 
 
 def _check(config: RunConfig, *, default: RunConfig, scale: Scale, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -13,10 +14,12 @@ import pytest
 from rich.console import Console
 
 from rayfill.bundle import load_bundle
-from rayfill.config import DataConfig, ModelConfig, TrainConfig
+from rayfill.config import DataConfig, ModelConfig, TrainConfig, check
+from rayfill.experiment import SCALES
 from rayfill.models import JointModel
 from rayfill.registry import find_model
 from rayfill.sweep import WinnerOptions, run_sweep
+from rayfill.sweep_plan import plan_trials
 from rayfill_data.pipeline import prepare
 from rayfill_data.sources import PhotosOptions
 
@@ -54,6 +57,16 @@ def test_pictures_without_label_maps_are_given_their_masks(
     assert sweep.base.train.stage == "inpainting"
     assert not sweep.phases
     assert "alpha is not varied" in sweep.notes[0]
+
+
+def test_every_size_can_be_planned(script: ModuleType, make_dataset: Any) -> None:
+    assert tuple(script.SCALES) == SCALES
+    for scale in script.SCALES.values():
+        for uri in ("photos", str(make_dataset(scale.scale))):
+            sized = dataclasses.replace(scale, data=DataConfig(uri=uri))
+            sweep = script.plan(sized)
+            trials = plan_trials(check(sweep.base), sweep.space)
+            assert {trial.model.name == "joint" for trial in trials} == {uri == "photos"}
 
 
 def test_alpha_is_swept_through_joint_training_and_the_winner_fills_given_holes(
