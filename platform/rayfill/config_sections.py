@@ -52,6 +52,8 @@ class DataConfig:
     """Hold the split in memory, or stream it with Ray Data; auto: stream above memory_gib."""
     memory_gib: float = 4.0
     """Largest decoded training split, per worker, that auto keeps in memory."""
+    train_samples: int | None = None
+    """Train on so many samples, spread evenly over the training split; None: on all."""
     expand_px: int = 0
     """Pixels by which training holes grow beyond the object (mask expansion)."""
     masks: str | None = None
@@ -70,6 +72,10 @@ class DataConfig:
             yield f"data.uri is empty: name a prepared dataset, or {BUNDLED_DATA!r}."
         if self.masks is not None and self.masks not in MASKS:
             yield "data.masks: " + unknown_name("mask generator", self.masks, MASKS)
+        if self.train_samples is not None and self.train_samples < 1:
+            yield f"data.train_samples is {self.train_samples}: it must be at least 1."
+        if self.train_samples is not None and self.feed == "stream":
+            yield "data.train_samples takes from a split in memory: leave data.feed at auto."
         if self.expand_px < 0:
             yield f"data.expand_px is {self.expand_px}: it must be 0 or more pixels."
         if not 0 <= self.rotate_degrees <= 180:

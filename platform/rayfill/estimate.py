@@ -12,6 +12,7 @@ from rayfill.cluster import Capacity
 from rayfill.config import RunConfig
 from rayfill.models.cost import model_cost
 from rayfill.sweep_options import SweepOptions
+from rayfill.training.feed import training_count
 from rayfill.training.lineage import done_epochs
 from rayfill.tuning import concurrent_trials
 from rayfill_data.reader import PreparedDataset
@@ -38,7 +39,8 @@ def training_flops(config: RunConfig, *, dataset: PreparedDataset) -> float:
     """
     size = (dataset.height, dataset.width)
     cost = model_cost(config.model.name, size=size, **config.model.options())
-    per_epoch = _STEP_PREDICTIONS * dataset.counts["train"] + dataset.counts["val"]
+    count = training_count(config, dataset=dataset)
+    per_epoch = _STEP_PREDICTIONS * count + dataset.counts["val"] / config.train.validate_every
     epochs = config.train.epochs - done_epochs(config)
     return 2.0 * cost.multiply_adds * per_epoch * epochs
 
@@ -68,8 +70,10 @@ def estimate(
     start_s = _START_S + _TRIAL_S * len(trials) / concurrent
     seconds = start_s + flops / (speed * concurrent)
     epochs = sum(trial.train.epochs - done_epochs(trial) for trial in trials)
+    counts = sorted({training_count(trial, dataset=dataset) for trial in trials})
+    samples = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else counts[0]
     return seconds, (
-        f"{len(trials)} trials, {epochs} epochs of {dataset.counts['train']} samples: "
+        f"{len(trials)} trials, {epochs} epochs of {samples} samples: "
         f"{flops / 1e12:,.0f} TFLOP at about {speed / 1e9:,.0f} GFLOP/s a trial ({unit} each), "
         f"{concurrent} at a time: about {_in_words(seconds)} without early stopping."
     )

@@ -19,7 +19,7 @@ from rayfill_data.batches import (
     training_batches,
 )
 from rayfill_data.errors import ConfigError
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.reader import PreparedDataset, SplitArrays
 
 #: Gives one epoch of one rank's augmented batches: (epoch) -> batches.
 EpochStream = Callable[[int], Iterator[Batch]]
@@ -55,12 +55,11 @@ class Feed:
         self._world_size = world_size
         self._stream = stream
         _check_labels(config, dataset=dataset)
-        self._train = None if stream else dataset.load("train")
+        count = training_count(config, dataset=dataset)
+        self._train = None if stream else _spread(dataset.load("train"), count=count)
         self._val = dataset.load("val")
         self._worker_batch = config.train.batch_size // world_size
-        self.steps_per_epoch = batches_per_epoch(
-            dataset.counts["train"], self._worker_batch, world_size
-        )
+        self.steps_per_epoch = batches_per_epoch(count, self._worker_batch, world_size)
 
     def train(self, epoch: int) -> Iterator[TensorBatch]:
         """Yield one epoch of training batches."""
@@ -127,6 +126,27 @@ def _check_labels(config: RunConfig, *, dataset: PreparedDataset) -> None:
         )
 
 
+def training_count(config: RunConfig, *, dataset: PreparedDataset) -> int:
+    """Return how many samples an epoch of training has.
+
+    Raises:
+        ConfigError: ``data.train_samples`` that the dataset has not.
+    """
+    count, wanted = dataset.counts["train"], config.data.train_samples
+    if wanted is not None and wanted > count:
+        raise ConfigError(
+            [f"data.train_samples is {wanted}, and the dataset has {count}: take as many or fewer."]
+        )
+    return wanted or count
+
+
+def _spread(arrays: SplitArrays, *, count: int) -> SplitArrays:
+    """Return so many samples, evenly over the split, in which those of a photo lie together."""
+    if count == len(arrays):
+        return arrays
+    return arrays.take([index * len(arrays) // count for index in range(count)])
+
+
 def augment_options(config: RunConfig, *, dataset: PreparedDataset) -> AugmentOptions:
     """Return how training samples are varied; holes are drawn as the dataset's own were."""
     data = config.data
@@ -148,6 +168,8 @@ def augment_options(config: RunConfig, *, dataset: PreparedDataset) -> AugmentOp
 
 def streams(config: RunConfig, *, dataset: PreparedDataset) -> bool:
     """Return whether the training split is streamed rather than held in memory."""
+    if config.data.train_samples is not None:
+        return False
     if config.data.feed != "auto":
         return config.data.feed == "stream"
     return dataset.estimate_bytes("train") > config.data.memory_gib * 2**30
