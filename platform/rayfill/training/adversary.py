@@ -16,6 +16,7 @@ from rayfill.losses.adversarial import (
     hinge_discriminator_loss,
     hinge_generator_loss,
 )
+from rayfill.training.ranks import everywhere
 from rayfill.training.stages import Judge, Judged, Term, Wrap
 
 #: Momentum terms of Adam for both sides of adversarial training (Nazeri et al. 2019).
@@ -67,8 +68,8 @@ class Adversary:
             for name, weight in self._weights.items()
         }
 
-    def step(self, judged: Judged) -> tuple[Tensor, Tensor]:
-        """Learn to tell the fakes from the truth; return its loss and whether it was finite."""
+    def step(self, judged: Judged) -> tuple[Tensor, bool]:
+        """Learn to tell the fakes from the truth; return its loss and whether all were finite."""
         self._trained.train()
         both = torch.cat([judged.real.float(), judged.fake.detach().float()])
         real, fake = self._trained(both)[0].chunk(2)
@@ -78,7 +79,7 @@ class Adversary:
         norm = torch.nn.utils.get_total_norm(
             [p.grad for p in self._network.parameters() if p.grad is not None]
         )
-        finite = torch.isfinite(norm) & torch.isfinite(loss.detach())
+        finite = everywhere(torch.isfinite(norm) & torch.isfinite(loss.detach()))
         if finite:
             self._optimizer.step()
         return loss.detach(), finite

@@ -22,6 +22,7 @@ from rayfill.training.feed import EpochStream, Feed
 from rayfill.training.history import write_history
 from rayfill.training.lineage import BEST, CHECKPOINTS, take_over
 from rayfill.training.pictures import picture_sheets
+from rayfill.training.ranks import mean_over_ranks
 from rayfill.training.recipes import Recipe
 from rayfill.training.stages import Wrap
 from rayfill.training.system import system_metrics
@@ -310,7 +311,10 @@ class BadSteps:
 def train_epoch(
     recipe: Recipe, batches: Iterable[TensorBatch], *, bad: BadSteps
 ) -> tuple[int, dict[str, float]]:
-    """Train one epoch; return its steps and the mean of every loss term over those applied."""
+    """Train one epoch; return its steps and the mean of every loss term over those applied.
+
+    The mean is over all ranks, which apply and skip the same steps.
+    """
     sums: dict[str, torch.Tensor] = {}
     steps = count = 0
     for batch in batches:
@@ -321,7 +325,7 @@ def train_epoch(
             count += 1
             for name, value in result.terms.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
-    return steps, {name: float(value) / count for name, value in sums.items()}
+    return steps, mean_over_ranks({name: value / count for name, value in sums.items()})
 
 
 def _check_same_run(config: RunConfig, dataset_hash: str, meta: Mapping[str, Any]) -> None:

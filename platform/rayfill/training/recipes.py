@@ -19,6 +19,7 @@ from rayfill.training.adversary import ADVERSARIAL_BETAS, Adversary
 from rayfill.training.batch import TensorBatch
 from rayfill.training.joint_stages import EdgeConnectStage, JointStage
 from rayfill.training.precision import autocast, autocast_dtype
+from rayfill.training.ranks import everywhere, share_buffers
 from rayfill.training.stages import (
     InpaintingStage,
     SegmentationStage,
@@ -89,8 +90,10 @@ class Recipe:
     def step(self, batch: TensorBatch) -> StepResult:
         """Do one step, or none where loss or gradient is not finite.
 
-        The gradient norm is the same on every rank after the reduction, so all ranks skip
-        together. Discriminators learn from what the network made before its step.
+        All ranks skip together, whichever of them has the bad batch. Discriminators learn from what
+        the network made before its step. Several ranks step along the mean of the gradients of
+        their parts of the batch: losses that divide by a count of pixels (hole_mean_l1, the cross
+        entropies) divide by each rank's own, and so weigh a rank with few as much as one with many.
         """
         self._trained.train()
         before = [buffer.clone() for buffer in self._network.buffers()]
@@ -101,7 +104,7 @@ class Recipe:
         total.backward()  # type: ignore[no-untyped-call]
         limit = self._train.grad_clip_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit)
-        applied = bool(torch.isfinite(norm) & torch.isfinite(total.detach()))
+        applied = everywhere(torch.isfinite(norm) & torch.isfinite(total.detach()))
         if applied:
             self._optimizer.step()
             self._schedule.step()
@@ -110,7 +113,7 @@ class Recipe:
             for name, adversary in self._adversaries.items():
                 loss, finite = adversary.step(output.judged[name])
                 terms[f"{name}/discriminator"] = loss
-                applied = applied and bool(finite)
+                applied = applied and finite
         else:  # running statistics have already seen the bad batch
             for buffer, old in zip(self._network.buffers(), before, strict=True):
                 buffer.copy_(old)
@@ -150,6 +153,7 @@ class Recipe:
     def validate(self, batches: Iterable[TensorBatch]) -> dict[str, float]:
         """Return what the stage measures of the kept weights, reduced over all ranks."""
         model = self.kept_model().eval()
+        share_buffers(model)
         with torch.inference_mode():
             return validate(
                 model,
