@@ -52,6 +52,9 @@ class Space(SweepOptions):
     population; None keeps the one of train."""
     segmentation_epochs: int = 8
     """Epochs that the segmenter is trained before the trials."""
+    joint_rate: float = 0.2
+    """Learning rate of joint training, as a share of train.learning_rate: it goes on from a trained
+    segmenter, which the whole rate spoils."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +104,7 @@ def plan(settings: Settings) -> Sweep:
     shared = {field.name: getattr(settings, field.name) for field in dataclasses.fields(RunConfig)}
     base, space = resolve_paths(RunConfig(**shared)), settings.sweep
     axes: dict[str, Axis] = {"loss.terms": space.losses, "train.epochs": space.epochs}
-    if space.learning_rates:
+    if space.learning_rates:  # of the trials themselves
         axes["train.learning_rate"] = LogUniform(*space.learning_rates)
     labels = data_labels(base)
     if not labels:
@@ -121,10 +124,12 @@ def plan(settings: Settings) -> Sweep:
         "model.inpainter": space.inpainters[0],
         "model.label_names": labels,
         "train.stage": "joint",
+        "train.learning_rate": space.joint_rate * base.train.learning_rate,
         "eval.select_metric": "removal_psnr",
     }
     segmentation = {
         "train.stage": "segmentation",
+        "train.learning_rate": base.train.learning_rate,
         "train.epochs": space.segmentation_epochs,
         "eval.select_metric": "iou",
     }
