@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -11,10 +12,12 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from mlflow.tracking import MlflowClient
 
+from rayfill.bundle import load_bundle
 from rayfill.cluster import Capacity, place, ray_cluster
-from rayfill.config import RunConfig, replace
+from rayfill.config import RunConfig, check, replace
 from rayfill.training.driver import (
     TrainingJob,
     make_job,
@@ -24,6 +27,8 @@ from rayfill.training.driver import (
 )
 from rayfill.training.history import read_history
 from rayfill_data.errors import ConfigError
+from rayfill_data.pipeline import prepare
+from rayfill_data.sources import PhotosOptions
 
 pytestmark = pytest.mark.filterwarnings(
     # Ray 2.60 leaves sockets and processes to the garbage collector.
@@ -126,3 +131,55 @@ def test_a_cluster_that_is_there_is_used_and_left_running() -> None:
     with ray_cluster() as capacity:
         assert capacity.cpus == 2
     assert ray.is_initialized()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+def test_adversarial_joint_training_on_two_workers_resumes_with_the_same_losses(
+    small_run: RunConfig, tmp_path: Path
+) -> None:
+    """Report P2's losses, three discriminators; a run of 2 epochs goes on from the first."""
+    uri = str(tmp_path / "photos")
+    prepare("photos", out=uri, options=PhotosOptions(size=32, train=16, val=6, test=6))
+    config = replace(
+        small_run,
+        {
+            "data.uri": uri,
+            "model.depth": RunConfig().model.depth,
+            "model.name": "joint",
+            "model.inpainter": "edgeconnect",
+            "model.label_maps": True,
+            "model.label_names": ("nothing", "object"),
+            "model.blocks": 1,
+            "model.hole_fill": "zero",
+            "model.output": "direct",
+            "model.segmenter_width": 4,
+            "model.segmenter_depth": 2,
+            "loss.terms": "p2",
+            "train.stage": "joint",
+            "train.discriminator_width": 4,
+            "train.epochs": 2,
+            "train.step_epochs": (1,),
+            "train.schedule": "step",
+            "eval.select_metric": "removal_psnr",
+            "scaling.num_workers": 2,
+            "scaling.cpus_per_worker": 0.5,
+        },
+    )
+    whole = train_on_ray(job_of(check(config), "whole"), capacity=CAPACITY)
+    assert whole.steps == 2 * (16 // 8)
+    judged = {"edges/discriminator", "labels/discriminator", "picture/discriminator"}
+    assert judged <= {name.removeprefix("train/") for name in whole.history[0]}
+    checkpoints = sorted((Path(whole.run_dir) / "checkpoints").iterdir())
+    assert len(checkpoints) == 2
+    shutil.rmtree(checkpoints[-1])
+
+    resumed = train_on_ray(job_of(check(config), "whole"), capacity=CAPACITY)
+    assert resumed.epochs == 2
+    for before, after in zip(whole.history, resumed.history, strict=True):
+        names = [name for name in before if name.startswith(("train/", "val/"))]
+        assert names
+        for name in names:
+            assert after[name] == pytest.approx(before[name], rel=1e-6, nan_ok=True), name
+    first, second = (load_bundle(s.bundle).model.state_dict() for s in (whole, resumed))
+    assert all(torch.equal(first[key], second[key]) for key in first)
