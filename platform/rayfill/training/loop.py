@@ -25,7 +25,7 @@ from rayfill.training.pictures import picture_sheets
 from rayfill.training.ranks import mean_over_ranks
 from rayfill.training.recipes import Recipe
 from rayfill.training.stages import Wrap
-from rayfill.training.system import system_metrics
+from rayfill.training.system import begin_system_metrics, system_metrics
 from rayfill_data.errors import RayfillError
 from rayfill_data.reader import PreparedDataset
 
@@ -150,6 +150,7 @@ class Training:
         self._resume()
         if not self._epoch:
             self._show(step=0)
+        begin_system_metrics()
         while self._epoch < self._config.train.epochs:
             self._run_epoch()
             self._runtime.report(self._history[-1])
