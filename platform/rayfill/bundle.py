@@ -45,6 +45,10 @@ class BundleError(RayfillError):
     """A model bundle that cannot be written or must not be used."""
 
 
+class OtherKindError(BundleError):
+    """A model bundle that holds a network of another kind than was asked for."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoadedBundle(Generic[NetworkT]):
     """A network read from disk, with what it was saved with."""
@@ -199,7 +203,7 @@ def _read_config(
         )
     found = document.get("kind", "inpainter")
     if found != kind:
-        raise BundleError(
+        raise OtherKindError(
             f"{where}: holds a network of kind {found!r}, not {kind!r}. "
             "Give a bundle of the kind that is wanted here."
         )

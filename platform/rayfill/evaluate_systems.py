@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from rayfill.evaluation import Measured, MeasureOptions, merged, protocol
@@ -15,8 +16,10 @@ from rayfill.evaluation_result import Evaluation, differences_from
 from rayfill.evaluation_work import Measurable, Work
 from rayfill.finished_pictures import FinishedPictures, check_finished, read_finished
 from rayfill.leaderboard import COLUMNS, Entry, Leaderboard
-from rayfill.metrics import FidMetric, LpipsMetric
+from rayfill.metrics import FidMetric, LpipsMetric, ResidualObjectScore
 from rayfill.systems import System
+from rayfill.training.feed import to_device
+from rayfill_data.batches import evaluation_batches
 from rayfill_data.errors import ConfigError, DatasetError, RayfillError, unknown_name
 from rayfill_data.progress import ProgressCallback, show_progress
 from rayfill_data.reader import PreparedDataset, SplitArrays
@@ -52,6 +55,8 @@ class EvaluateOptions:
     """Metric by which systems are ranked."""
     columns: tuple[str, ...] = ()
     """Metrics to show instead of the usual ones."""
+    residual_object: ResidualObjectScore | None = None
+    """Also measure what its segmenter still sees of the objects."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -114,7 +119,12 @@ def evaluate_systems(
     work = Work(
         systems=[_measurable(system, finished=finished) for system in systems],
         shards=shards,
-        options=MeasureOptions(batch_size=batch_size, expand_px=options.expand_px, raw=options.raw),
+        options=MeasureOptions(
+            batch_size=batch_size,
+            expand_px=options.expand_px,
+            raw=options.raw,
+            residual_object=options.residual_object,
+        ),
         lpips=lpips,
         fid=fid,
     )
@@ -122,6 +132,8 @@ def evaluate_systems(
         work, num_workers=options.num_workers, progress=progress
     )
     conditions = _conditions(dataset, split=split, options=options, lpips=lpips, fid=fid)
+    if options.residual_object is not None:
+        conditions["residual_object"] = _seen_before(options.residual_object, parts)
     if missing:
         conditions["samples"] = (
             f"{len(sample_id)} of {dataset.counts[split]}, those that all systems have"
@@ -151,7 +163,10 @@ def _measure(
     order = np.argsort(np.asarray(samples, dtype=np.str_), kind="stable")
     sample_id = tuple(samples[index] for index in order)
     measured = {
-        name: _in_order(merged(parts, lpips=work.lpips, fid=work.fid), order)
+        name: _in_order(
+            merged(parts, lpips=work.lpips, fid=work.fid, residual=work.options.residual_object),
+            order,
+        )
         for name, parts in found.items()
     }
     _refuse_nan(measured, sample_id=sample_id)
@@ -205,7 +220,8 @@ def _check(
         problems.append(f"Systems must have names of their own; got {', '.join(names)}.")
     if options.against is not None and options.against not in names:
         problems.append(unknown_name("system to compare with", options.against, names))
-    for metric, measured in (("lpips", lpips), ("fid", fid)):
+    given = {"lpips": lpips, "fid": fid, "residual_object": options.residual_object}
+    for metric, measured in given.items():
         if options.rank_by == metric and measured is None:
             problems.append(f"rank_by is {metric!r}, which is not measured here; rank by another.")
     if problems:
@@ -307,6 +323,20 @@ def _refuse_nan(measured: Mapping[str, Measured], *, sample_id: Sequence[str]) -
                     f"System {name!r} has no finite {metric} for {some(bad)}. Use another version "
                     "of it, or leave it out."
                 )
+
+
+def _seen_before(score: ResidualObjectScore, parts: Sequence[SplitArrays]) -> str:
+    """Return how the residual-object score was measured, and what it is with nothing removed."""
+    score.to("cpu").reset()
+    for part in parts:
+        for batch in evaluation_batches(part, batch_size=_batch_size([part])):
+            photos = to_device(batch, device=torch.device("cpu"))
+            score.update(photos.image, photos.object_mask)
+    before = score.compute()["residual_object"]
+    return (
+        f"share of the object's pixels taken for {score.label_name!r} by {score.source}; "
+        f"{before.mean:.4f} in the photos before removal (n = {before.n})"
+    )
 
 
 def _conditions(

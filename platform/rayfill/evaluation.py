@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from rayfill_data.batches import evaluation_batches
 from rayfill_data.masks import dilate, erode
 
 if TYPE_CHECKING:
-    from rayfill.metrics import FidMetric, LpipsMetric
+    from rayfill.metrics import FidMetric, LpipsMetric, ResidualObjectScore
     from rayfill.training.batch import TensorBatch
     from rayfill_data.reader import PreparedDataset, SplitArrays
 
@@ -33,7 +33,7 @@ Fill = Callable[["TensorBatch", Tensor], Tensor]
 T = TypeVar("T")
 
 #: What is measured of pictures whose holes a joint model found; without a true hole to look into.
-_REMOVAL_METRICS = ("psnr", "ssim", "lpips")
+_REMOVAL_METRICS = ("psnr", "ssim", "lpips", "residual_object")
 
 
 def accumulate(
@@ -72,6 +72,7 @@ def _take(
     expand_px: int = 0,
     raw: bool = False,
     fid: FidMetric | None = None,
+    residual: ResidualObjectScore | None = None,
 ) -> None:
     """Let metrics take what ``fill`` makes of batches; ``raw``: its pictures, no composites."""
     for batch in batches:
@@ -82,6 +83,8 @@ def _take(
         metrics.update(picture, batch.target, batch.hole_mask)
         if fid is not None:
             fid.update(picture, batch.target)
+        if residual is not None:
+            residual.update(picture, batch.object_mask)
 
 
 def in_8_bits(prediction: Tensor) -> Tensor:
@@ -130,11 +133,15 @@ def _take_removals(
     *,
     metrics: InpaintingMetrics,
     quality: MaskQuality,
+    residual: ResidualObjectScore | None = None,
 ) -> None:
     for batch in batches:
         removal = model.remove(batch.image, object_mask=batch.object_mask)
-        metrics.update(in_8_bits(removal.composite), batch.target, batch.hole_mask)
+        picture = in_8_bits(removal.composite)
+        metrics.update(picture, batch.target, batch.hole_mask)
         quality.update(removal.hole_mask, batch.object_mask)
+        if residual is not None:
+            residual.update(picture, batch.object_mask)
 
 
 def _removal_table(metrics: InpaintingMetrics, quality: MaskQuality) -> MetricTable:
@@ -169,6 +176,8 @@ class MeasureOptions:
     """Give holes grown by so many pixels, or shrunk if below 0."""
     raw: bool = False
     """Measure what the system answers, known pixels included, instead of the composite."""
+    residual_object: ResidualObjectScore | None = None
+    """Also measure what is still seen of the objects; what it has collected before is dropped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +191,10 @@ class Part:
     masks: State | None = None
     """Of the masks that it found."""
     fid: State | None = None
+    residual: State | None = None
+    """Of what is still seen of the objects in given holes."""
+    removal_residual: State | None = None
+    """Of what is still seen of those that a joint model found by itself."""
 
 
 def measure_part(
@@ -215,8 +228,10 @@ def measure_part(
             yield to_device(batch, device=device)
 
     metrics = InpaintingMetrics(lpips=lpips, keep_values=True).to(device)
-    if fid is not None:
-        fid.reset()
+    residual = None if options.residual_object is None else options.residual_object.to(device)
+    for collecting in (fid, residual):
+        if collecting is not None:
+            collecting.reset()
     with torch.inference_mode():
         _take(
             fill,
@@ -225,19 +240,34 @@ def measure_part(
             expand_px=options.expand_px,
             raw=options.raw,
             fid=fid,
+            residual=residual,
         )
-        given = state_of(metrics)
-        collected = None if fid is None else state_of(fid)
+        part = Part(
+            given=state_of(metrics),
+            fid=None if fid is None else state_of(fid),
+            residual=None if residual is None else state_of(residual),
+        )
         if joint is None or arrays.labels is None:
-            return Part(given=given, fid=collected)
+            return part
         metrics.reset()
+        if residual is not None:
+            residual.reset()
         quality = MaskQuality().to(device)
-        _take_removals(joint, batches(), metrics=metrics, quality=quality)
-    return Part(given=given, removals=state_of(metrics), masks=state_of(quality), fid=collected)
+        _take_removals(joint, batches(), metrics=metrics, quality=quality, residual=residual)
+    return replace(
+        part,
+        removals=state_of(metrics),
+        masks=state_of(quality),
+        removal_residual=None if residual is None else state_of(residual),
+    )
 
 
 def merged(
-    parts: Sequence[Part], *, lpips: LpipsMetric | None = None, fid: FidMetric | None = None
+    parts: Sequence[Part],
+    *,
+    lpips: LpipsMetric | None = None,
+    fid: FidMetric | None = None,
+    residual: ResidualObjectScore | None = None,
 ) -> Measured:
     """Return what a system scored over all parts, values in the order of the parts.
 
@@ -245,6 +275,7 @@ def merged(
         parts: Disjoint parts of a split, one or more.
         lpips: What the parts were measured with.
         fid: What the parts were measured with; what it has collected before is dropped.
+        residual: As ``fid``.
 
     Raises:
         RayfillError: too few samples for an FID.
@@ -269,7 +300,19 @@ def merged(
         add_states(fid, [part.fid for part in parts if part.fid is not None])
         count = int(fid.real_features_num_samples)
         table.total["fid"] = Score(mean=float(fid.compute()), std=math.nan, n=count, n_infinite=0)
+    if residual is not None:
+        table.total.update(_residual(residual, [part.residual for part in parts]))
+        own_residual = _residual(residual, [part.removal_residual for part in parts])
+        table.total.update(_removal(own_residual))
     return Measured(table=table, values=values)
+
+
+def _residual(score: ResidualObjectScore, states: Sequence[State | None]) -> dict[str, Score]:
+    """Return what is still seen of the objects, where that was measured."""
+    known = [state for state in states if state is not None]
+    score.to("cpu").reset()
+    add_states(score, known)
+    return score.compute() if known else {}
 
 
 def evaluate(

@@ -117,7 +117,8 @@ class Work:
         from rayfill.cluster import ray_cluster
 
         # What is on this process's GPU could not be unpacked where there is none.
-        for module in (self.lpips, self.fid, *(system.model for system in self.systems)):
+        own = (self.lpips, self.fid, self.options.residual_object)
+        for module in (*own, *(system.model for system in self.systems)):
             if module is not None:
                 module.to("cpu")
         with ray_cluster() as capacity:

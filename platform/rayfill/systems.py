@@ -11,9 +11,17 @@ from typing import Literal
 
 from rayfill import paths
 from rayfill.baselines import BASELINES
-from rayfill.bundle import CONFIG_FILE, WEIGHTS_FILE, LoadedBundle, load_bundle
+from rayfill.bundle import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    LoadedBundle,
+    OtherKindError,
+    load_bundle,
+    load_segmenter_bundle,
+)
 from rayfill.folders import MANIFEST
-from rayfill.models import InpaintingModel
+from rayfill.models import InpaintingModel, JointModel
+from rayfill.segmentation import Segmenter
 from rayfill_data.errors import ConfigError, RayfillError
 from rayfill_data.sources.files import is_file, is_folder, list_pictures
 
@@ -114,6 +122,35 @@ def open_systems(values: Sequence[str], *, tracking_uri: str | None = None) -> l
     if problems:
         raise ConfigError(problems)
     return systems
+
+
+def open_segmenter(value: str, *, tracking_uri: str | None = None) -> Segmenter:
+    """Return the segmenter that a value names: one by itself, or that of a joint model.
+
+    Args:
+        value: A folder or URI of a segmenter's bundle, or whatever :func:`open_system` takes for a
+            joint model.
+        tracking_uri: MLflow store; None as for training.
+
+    Raises:
+        ConfigError: neither of the two.
+        RayfillError: as :func:`open_system`.
+    """
+    location = value if "://" in value else str(Path(value).expanduser())
+    if is_folder(location) and _is_bundle(location):
+        try:
+            return load_segmenter_bundle(location).model
+        except OtherKindError:
+            pass  # a joint model has one
+    model = open_system(value, tracking_uri=tracking_uri).model
+    if not isinstance(model, JointModel):
+        raise ConfigError(
+            [
+                f"{value!r} has no segmenter. Allowed: the bundle of a segmenter, or a joint model "
+                "(model.name joint): its bundle, its run, or NAME@ALIAS."
+            ]
+        )
+    return model.segmenter
 
 
 def _from_mlflow(uri: str, *, tracking_uri: str) -> System:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from rayfill.config import RunConfig, check, replace
-from rayfill.models import MODELS, JointModel
+from rayfill.models import MODELS, JointModel, build_model
 from rayfill.models.joint import differentiable_composite
 from rayfill.training.batch import TensorBatch
-from rayfill.training.recipes import Recipe
+from rayfill.training.recipes import Recipe, make_stage
 from rayfill_data.errors import ConfigError
 
 SIDE = 32
@@ -294,3 +294,14 @@ def trained_alpha(trained: Recipe) -> float:
 def test_what_does_not_fit_together_is_refused(changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         check(replace(RunConfig(), changes))
+
+
+def test_what_a_network_was_built_with_frozen_stays_frozen() -> None:
+    """As the first layers of Panoptic FPN are, which takes minutes here."""
+    settings = config("joint", **{**JOINT, "eval.select_metric": "removal_psnr"})
+    network = build_model("joint", **settings.model.options())
+    assert isinstance(network, JointModel)
+    stem = next(network.segmenter.parameters())
+    stem.requires_grad_(False)
+    stage = make_stage(network, config=settings)
+    assert [p for p in stage.parameters() if not p.requires_grad] == [stem]

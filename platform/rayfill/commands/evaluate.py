@@ -15,7 +15,7 @@ from rayfill_data.contract import SPLITS
 from rayfill_data.errors import ConfigError, RayfillError, unknown_name
 
 if TYPE_CHECKING:
-    from rayfill.metrics import FidMetric, LpipsMetric
+    from rayfill.metrics import FidMetric, LpipsMetric, ResidualObjectScore
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,11 @@ class EvaluateArgs:
     """Also measure FID; needs the package torch-fidelity, its weights and 2,048 samples."""
     fid_weights_path: str | None = None
     """File with the Inception weights published with torch-fidelity."""
+    residual_object: str | None = None
+    """Also measure what is still seen of the objects: a segmenter's bundle, or a joint model, named
+    as a SYSTEM, of which the segmenter is taken. Best one that no system was trained with."""
+    residual_label: str | None = None
+    """Which of its labels the objects bear; None where it has but one beside "nothing"."""
     batch_size: int | None = None
     """Samples at a time; None: 32, and fewer where they have more than 256x256 pixels."""
     num_workers: int | None = None
@@ -77,6 +82,10 @@ class EvaluateArgs:
             problems.append(unknown_name("split", self.split, SPLITS))
         if self.fid_weights_path is not None and not self.fid:
             problems.append("--fid-weights-path is given without --fid; add --fid to measure it.")
+        if self.residual_label is not None and self.residual_object is None:
+            problems.append(
+                "--residual-label is given without --residual-object; name the segmenter as well."
+            )
         if self.out is not None and "://" not in self.out and Path(self.out).is_file():
             problems.append(f"--out {self.out} is a file; name a folder.")
         if problems:
@@ -99,6 +108,7 @@ def main(args: Sequence[str]) -> int:
         against=asked.against,
         rank_by=asked.rank_by,
         columns=asked.columns,
+        residual_object=_residual_object(asked),
     )
     dataset = PreparedDataset.open(asked.data)
     lpips, note = _lpips(asked)
@@ -130,6 +140,28 @@ def _lpips(asked: EvaluateArgs) -> tuple[LpipsMetric | None, str]:
     if lpips is None and asked.lpips_weights_path is not None:
         raise RayfillError(note)
     return lpips, note
+
+
+def _residual_object(asked: EvaluateArgs) -> ResidualObjectScore | None:
+    """Return the score of what is still seen, if asked for."""
+    if asked.residual_object is None:
+        return None
+    from rayfill.metrics import ResidualObjectScore
+    from rayfill.systems import open_segmenter
+
+    segmenter = open_segmenter(asked.residual_object, tracking_uri=asked.tracking_uri)
+    label = asked.residual_label
+    if label is None:
+        if len(segmenter.labels) != 2:
+            raise ConfigError(
+                [
+                    f"--residual-object {asked.residual_object} knows several labels "
+                    f"({', '.join(segmenter.labels[1:])}): say with --residual-label which the "
+                    "objects bear."
+                ]
+            )
+        label = segmenter.labels[1]
+    return ResidualObjectScore(segmenter, label=label, source=asked.residual_object)
 
 
 def _fid(asked: EvaluateArgs) -> FidMetric | None:

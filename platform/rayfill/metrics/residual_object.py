@@ -20,20 +20,25 @@ class ResidualObjectScore(SampleScores):
     Source: our own, after what report P2 shows in pictures.
     """
 
-    def __init__(self, segmenter: Segmenter, *, label: str, threshold: float = 0.5) -> None:
+    def __init__(
+        self, segmenter: Segmenter, *, label: str, threshold: float = 0.5, source: str = ""
+    ) -> None:
         """Take over a segmenter, which stays in eval mode from here on.
 
         Args:
             segmenter: says what a picture shows; a copy of one that is still being trained.
             label: name of the removed category among its labels.
             threshold: probability above which a pixel counts as seen.
+            source: where the segmenter is from, for the table.
 
         Raises:
             ConfigError: a label that the segmenter does not know.
         """
         super().__init__(["residual_object"])
         self.label = segmenter.index(label)
+        self.label_name = label
         self.threshold = threshold
+        self.source = source
         self.segmenter = segmenter.eval()
 
     def train(self, mode: bool = True) -> ResidualObjectScore:

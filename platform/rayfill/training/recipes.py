@@ -207,7 +207,18 @@ class Recipe:
 
 
 def make_stage(network: InpaintingModel, *, config: RunConfig) -> Stage:
-    """Return the stage that ``config.train.stage`` names, around ``network``."""
+    """Return the stage that ``config.train.stage`` names, around ``network``.
+
+    What a network was built with frozen, such as the first layers of Panoptic FPN, stays so.
+    """
+    frozen = [p for p in network.parameters() if not p.requires_grad]
+    stage = _stage(network, config=config)
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    return stage
+
+
+def _stage(network: InpaintingModel, *, config: RunConfig) -> Stage:
     stage = config.train.stage
     if stage == "segmentation":
         assert isinstance(network, JointModel)
