@@ -15,6 +15,7 @@ from rayfill import paths
 from rayfill.config import BUNDLED_DATA, RunConfig, from_dict, to_dict
 from rayfill.training.history import read_history
 from rayfill.training.lineage import lineage_tags
+from rayfill.training.memory import out_of_memory
 from rayfill_data.errors import RayfillError
 from rayfill_data.reader import PreparedDataset
 
@@ -170,7 +171,7 @@ def train_on_ray(
         with _watch_history(job, on_epoch=on_epoch):
             result = trainer.fit()
     except WorkerGroupError as error:
-        raise _own_error(error) from error
+        raise _own_error(error, config=job.config) from error
     return _summary(result.return_value)
 
 
@@ -317,13 +318,15 @@ def _watch_history(
         thread.join()
 
 
-def _own_error(error: Any) -> Exception:
+def _own_error(error: Any, *, config: RunConfig) -> Exception:
     """Return the error of ours that a worker raised, else Ray's: a user needs the sentence."""
     for failure in error.worker_failures.values():
         cause: BaseException | None = failure
         while cause is not None:
             if isinstance(cause, RayfillError):
                 return cause
+            if told := out_of_memory(cause, config=config):
+                return told
             cause = getattr(cause, "cause", None) or cause.__cause__
     return error  # type: ignore[no-any-return]
 

@@ -21,6 +21,7 @@ from rayfill.training.checkpoint import Checkpoint, CheckpointStore
 from rayfill.training.feed import EpochStream, Feed
 from rayfill.training.history import write_history
 from rayfill.training.lineage import BEST, CHECKPOINTS, take_over
+from rayfill.training.memory import out_of_memory
 from rayfill.training.pictures import picture_sheets
 from rayfill.training.ranks import mean_over_ranks
 from rayfill.training.recipes import Recipe
@@ -106,7 +107,13 @@ def run_training(
     Raises:
         RayfillError: too many bad steps in a row, or a checkpoint of another configuration.
     """
-    return Training(config, dataset=dataset, runtime=runtime, recorder=recorder).run()
+    try:
+        return Training(config, dataset=dataset, runtime=runtime, recorder=recorder).run()
+    except (MemoryError, RuntimeError) as error:
+        told = out_of_memory(error, config=config)
+        if told is None:
+            raise
+        raise told from error
 
 
 class Training:
