@@ -32,7 +32,7 @@ from rayfill.run_page import (
 )
 from rayfill.sweep_options import SweepOptions
 from rayfill.sweep_plan import Outcome, Plan, newest_sweep, open_plan, read_plan
-from rayfill.sweep_results import SweepResults, measure_others
+from rayfill.sweep_results import Others, SweepResults, measure_others
 from rayfill.sweep_run import SweepRun
 from rayfill.sweep_search import (
     Draft,
@@ -169,13 +169,7 @@ def run_sweep(sweep: Sweep, *, console: Console) -> SweepResult:
                 console=console,
                 dataset=dataset,
             )
-            run = run.starting_from(run.train_phases(phases))
-            outcomes = run.trials_side_by_side()
-            notes = [*draft.notes, *notes, *run.left_out(outcomes)]
-            winner = run.train_winner(run.best_trial(outcomes), outcomes=outcomes)
-            results = SweepResults(
-                run=run, outcomes=outcomes, winner=winner, others=others, notes=notes
-            )
+            results = _train(run, phases=phases, others=others, notes=[*draft.notes, *notes])
             results.leaderboard.show(console)
             model = results.publish()
             results.report()
@@ -186,13 +180,24 @@ def run_sweep(sweep: Sweep, *, console: Console) -> SweepResult:
     return SweepResult(
         name=plan.name,
         leaderboard=results.leaderboard,
-        outcomes=outcomes,
-        trials=run.trials,
+        outcomes=results.outcomes,
+        trials=results.run.trials,
         measured=results.measured,
         bundles=results.bundles,
         model=model,
         seconds=seconds,
     )
+
+
+def _train(
+    run: SweepRun, *, phases: Sequence[RunConfig], others: Others, notes: Sequence[str]
+) -> SweepResults:
+    """Train everything that is planned."""
+    run = run.starting_from(run.train_phases(phases))
+    outcomes = run.trials_side_by_side()
+    notes = [*notes, *run.left_out(outcomes)]
+    winner = run.train_winner(run.best_trial(outcomes), outcomes=outcomes)
+    return SweepResults(run=run, outcomes=outcomes, winner=winner, others=others, notes=notes)
 
 
 def _phases(sweep: Sweep, base: RunConfig) -> list[RunConfig]:
