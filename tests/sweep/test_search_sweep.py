@@ -77,6 +77,7 @@ def test_optuna_within_a_budget_and_resumed(small_run: RunConfig, home: Path) ->
     assert all(1e-4 <= rate <= 1e-2 for rate in rates)
 
 
+@pytest.mark.slow
 def test_a_population_goes_on_from_the_better_and_says_so(small_run: RunConfig, home: Path) -> None:
     base = replace(small_run, {"train.epochs": 3})
     sweep = sweep_of(base, search="random", trials=3, scheduler="pbt", max_trials=4)
@@ -147,6 +148,7 @@ def test_continued_trials_equal_longer_ones(small_run: RunConfig, home: Path) ->
     assert client.get_run(tags["rayfill.continued_run_id"]).info.run_name == parent
 
 
+@pytest.mark.slow
 def test_running_trials_end_with_their_epoch_when_the_hours_are_used_up(
     small_run: RunConfig, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +187,7 @@ def test_running_trials_end_with_their_epoch_when_the_hours_are_used_up(
     assert [history[: len(old)] for old, history in zip(before, after, strict=True)] == before
 
 
+@pytest.mark.slow
 def test_earlier_results_and_weights_are_taken_along(small_run: RunConfig, home: Path) -> None:
     run(sweep_of(small_run, search="random", trials=2))
     base = replace(small_run, {"train.init_from": "sweep:s", "train.epochs": 1})
