@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 #: Conditions under which scores can only be compared with scores of the same.
 _SAME = ("dataset_hash", "split", "size", "measured_on")
 
+#: Scores that a list of versions has room for; each version's page in MLflow has all.
+_LISTED = ("test_hole_psnr", "test_hole_ssim", "test_lpips", "test_removal_psnr")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromoteArgs:
@@ -124,7 +127,8 @@ def _show_all(name: str, *, tracking_uri: str, console: Console) -> None:
 
     versions = list_versions(name, tracking_uri=tracking_uri)
     scores = [score_tags(version.scores) for version in versions]
-    metrics = list(dict.fromkeys(metric for one in scores for metric in one))
+    known = dict.fromkeys(metric for one in scores for metric in one)
+    metrics = [metric for metric in known if metric in _LISTED or metric.startswith("val_")]
     table = Table(title=name)
     for column in ("version", "alias"):
         table.add_column(column)
