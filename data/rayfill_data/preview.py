@@ -19,7 +19,8 @@ from rayfill_data.reader import PreparedDataset
 _TILE_PX = 192
 _GAP_PX = 6
 _TITLE_PX = 28
-_HOLE_COLOUR = np.array([230, 30, 60], np.float32)
+_HOLE_COLOUR = (230, 30, 60)
+_HOLE_OPACITY = 0.55
 _WHITE = 255
 
 
@@ -62,7 +63,9 @@ def _strip(dataset: PreparedDataset, split: str, rows: list[dict[str, Any]]) -> 
     for row in rows:
         image = decode_png(row["image"])
         target = image if row["target"] is None else decode_png(row["target"])
-        pictures = [_marked(image, _hole(dataset, row)), *[image] * paired, target]
+        hole = _hole(dataset, row)
+        marked = mark_hole(image, hole, colour=_HOLE_COLOUR, opacity=_HOLE_OPACITY)
+        pictures = [marked, *[image] * paired, target]
         if row.get("labels") is not None:
             pictures.append(_coloured(decode_png(row["labels"])))
         tiles.append(np.concatenate([_framed(picture) for picture in pictures]))
@@ -106,11 +109,20 @@ def _hole(dataset: PreparedDataset, row: dict[str, Any]) -> UInt8Array:
     return draw_mask(name, dataset.height, dataset.width, rng=rng, ratio_range=ratio_range)
 
 
-def _marked(image: UInt8Array, hole: UInt8Array) -> UInt8Array:
-    """Tint the hole, so that what lies in it can still be seen, and draw its outline."""
+def mark_hole(
+    image: UInt8Array, hole: UInt8Array, *, colour: tuple[int, int, int], opacity: float
+) -> UInt8Array:
+    """Tint the hole, so that what lies in it can still be seen, and draw its outline in white.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        hole: (H, W) uint8, above 0 in the hole.
+        colour: RGB of the tint.
+        opacity: Of the tint, in [0, 1].
+    """
     inside = hole > 0
     marked = image.astype(np.float32)
-    marked[inside] = 0.45 * marked[inside] + 0.55 * _HOLE_COLOUR
+    marked[inside] = (1 - opacity) * marked[inside] + opacity * np.array(colour, np.float32)
     outline = (dilate(hole, radius_px=1) > 0) & ~inside
     marked[outline] = _WHITE
     return np.rint(marked).astype(np.uint8)

@@ -106,6 +106,11 @@ class SweepResults:
         return self.run.runs(self.winner)
 
     @functools.cached_property
+    def best(self) -> RunConfig:
+        """The run that is best on the validation split."""
+        return max(self.runs, key=self._champion_score)
+
+    @functools.cached_property
     def bundles(self) -> dict[str, str]:
         """Where the model bundles of all networks in the table lie, by name."""
         own = {run.name: best_bundle(self.run.job(run).run_dir) for run in self.runs}
@@ -167,7 +172,7 @@ class SweepResults:
         write_file(f"{root}/samples.parquet", samples)
         run.parent.text(text, "leaderboard.md")
         run.parent.text(data, "leaderboard.json")
-        best = max(self.runs, key=self._champion_score)
+        best = self.best
         table = self.measured[best.name].table
         for trained in self.runs:
             self._record(trained)
@@ -251,9 +256,14 @@ class SweepResults:
             return self.run.score(trained)
         if trained.name not in self._measured_on_val:
             model = load_bundle(self.bundles[trained.name]).model
-            table = evaluate(model, arrays=self.run.dataset.load("val")).table
+            table = evaluate(model, arrays=self._val).table
             self._measured_on_val[trained.name] = table.total[self.champion_metric].mean
         return self._measured_on_val[trained.name]
+
+    @functools.cached_property
+    def _val(self) -> SplitArrays:
+        """The validation split, loaded once for all runs."""
+        return self.run.dataset.load("val")
 
     @functools.cached_property
     def _measured_on_val(self) -> dict[str, float]:
@@ -264,7 +274,6 @@ class SweepResults:
         metrics = psnr_and_ssim(self.champion_metric)
         compares = self.run.sweep.compare_trials
         trials = [run for run in self.runs if run is not self.winner and compares]
-        best = max(self.runs, key=self._champion_score)
         return [
             *between_systems(
                 trials,
@@ -273,7 +282,7 @@ class SweepResults:
                 hole_ratio=self.others.test.hole_ratio,
             ),
             *against_baselines(
-                best.name,
+                self.best.name,
                 baselines=list(self.others.kinds),
                 measured=self.measured,
                 metrics=metrics,

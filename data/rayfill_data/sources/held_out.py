@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rayfill_data.sources.files import inputs_hash, is_folder, list_pictures, read_file, refuse
+from rayfill_data.sources.files import inputs_hash, read_file
 from rayfill_data.sources.holes import check_hole, mask_notes, read_mask
 from rayfill_data.sources.pictures import decode_at_least
 from rayfill_data.sources.spec import Plan, Sample, SourceSpec, Task
 from rayfill_data.sources.splits import check
-from rayfill_data.sources.triplets import paired, read_target
+from rayfill_data.sources.triplets import list_paired, read_target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +48,7 @@ def plan(options: TestSetOptions, seed: int) -> Plan:  # noqa: ARG001
     """
     named = {"input": options.input, "mask": options.mask, "target": options.target}
     folders = {role: uri for role, uri in named.items() if uri is not None}
-    refuse(
-        "The test set",
-        (
-            f"--{role} {uri} is not a folder; give the folder with the {role} pictures."
-            for role, uri in folders.items()
-            if not is_folder(uri)
-        ),
-    )
-    listings = {role: list_pictures(uri) for role, uri in folders.items()}
-    problems, stems = paired(listings)
-    refuse("The test set", problems)
+    listings, stems = list_paired("The test set", folders)
     tasks = tuple(
         Task(
             sample_id=key,

@@ -82,17 +82,7 @@ def plan(options: TripletsOptions, seed: int) -> Plan:
             does not know, fewer than three photos; all of it listed at once.
     """
     folders = {"input": options.input, "mask": options.mask, "target": options.target}
-    refuse(
-        "The triplets",
-        (
-            f"--{role} {uri} is not a folder; give the folder with the {role} pictures."
-            for role, uri in folders.items()
-            if not is_folder(uri)
-        ),
-    )
-    listings = {role: list_pictures(uri) for role, uri in folders.items()}
-    problems, stems = paired(listings)
-    refuse("The triplets", problems)
+    listings, stems = list_paired("The triplets", folders)
     problems = []
     photos, unknown = photos_of(stems["input"], options.photo_pattern)
     if unknown:
@@ -143,6 +133,32 @@ TRIPLETS = SourceSpec(
         "otherwise inputs or targets that are byte for byte the same do."
     ),
 )
+
+
+def list_paired(
+    what: str, folders: Mapping[str, str]
+) -> tuple[dict[str, dict[str, Listed]], dict[str, dict[str, str]]]:
+    """Return the files of every folder by role, and their names by what they have in common.
+
+    Args:
+        what: The dataset, as errors call it.
+        folders: Folder or URI by role.
+
+    Raises:
+        DatasetError: folders that are missing or empty, files without their partners, all listed.
+    """
+    refuse(
+        what,
+        (
+            f"--{role} {uri} is not a folder; give the folder with the {role} pictures."
+            for role, uri in folders.items()
+            if not is_folder(uri)
+        ),
+    )
+    listings = {role: list_pictures(uri) for role, uri in folders.items()}
+    problems, stems = paired(listings)
+    refuse(what, problems)
+    return listings, stems
 
 
 def paired(

@@ -21,7 +21,7 @@ from rayfill.training.feed import to_device
 from rayfill_data.batches import evaluation_batches
 from rayfill_data.codec import UInt8Array, to_uint8
 from rayfill_data.errors import DatasetError, RayfillError, unknown_name
-from rayfill_data.masks import dilate
+from rayfill_data.preview import mark_hole
 
 if TYPE_CHECKING:
     from rayfill_data.reader import SplitArrays
@@ -36,7 +36,8 @@ _MOST_BASELINES = 4
 
 #: The longest side of a picture that is shown, in pixels.
 _TILE_PX = 160
-_HOLE_COLOUR = np.array([213, 94, 0], np.float32)
+_HOLE_COLOUR = (213, 94, 0)
+_HOLE_OPACITY = 0.6
 _WHITE = 255
 _GAP_PX = 6
 
@@ -209,7 +210,9 @@ def draw_sheets(comparison: Comparison, *, arrays: SplitArrays, count: int) -> l
 
 def _given(arrays: SplitArrays, index: int) -> list[Tile]:
     """Return what is known of a sample: its input, the hole marked, and the true picture."""
-    marked = _marked(arrays.image[index], arrays.hole_mask[index])
+    marked = mark_hole(
+        arrays.image[index], arrays.hole_mask[index], colour=_HOLE_COLOUR, opacity=_HOLE_OPACITY
+    )
     hole = f"hole {100 * arrays.hole_ratio[index]:.0f} %"
     return [
         Tile(title="input", value=hole, picture=marked),
@@ -306,28 +309,7 @@ def _subset(arrays: SplitArrays, sample_id: Sequence[str]) -> SplitArrays:
             f"The test split has no sample {missing[0]!r}: it is not the one that was measured. "
             "Measure the runs again on this dataset, or restore the one they were measured on."
         )
-    chosen = np.array([places[name] for name in sample_id])
-    return dataclasses.replace(
-        arrays,
-        image=arrays.image[chosen],
-        target=arrays.target[chosen],
-        hole_mask=arrays.hole_mask[chosen],
-        has_mask=arrays.has_mask[chosen],
-        sample_id=tuple(sample_id),
-        hole_ratio=arrays.hole_ratio[chosen],
-        labels=None if arrays.labels is None else arrays.labels[chosen],
-        target_labels=None if arrays.target_labels is None else arrays.target_labels[chosen],
-    )
-
-
-def _marked(image: UInt8Array, hole: UInt8Array) -> UInt8Array:
-    """Tint the hole, so that what lies in it can still be seen, and draw its outline."""
-    inside = hole > 0
-    marked = image.astype(np.float32)
-    marked[inside] = 0.4 * marked[inside] + 0.6 * _HOLE_COLOUR
-    outline = (dilate(hole, radius_px=1) > 0) & ~inside
-    marked[outline] = _WHITE
-    return np.rint(marked).astype(np.uint8)
+    return arrays.take([places[name] for name in sample_id])
 
 
 def _padded(picture: UInt8Array, *, right: int = 0, bottom: int = 0) -> UInt8Array:
