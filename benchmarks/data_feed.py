@@ -15,7 +15,7 @@ import torch
 from harness import Case, Theme
 from torch.utils.data import DataLoader, Dataset
 
-from rayfill.cluster import ray_cluster
+from rayfill.training.cluster import ray_cluster
 from rayfill_data.batches import AugmentOptions, Batch, augmented_batch, training_batches
 from rayfill_data.codec import decode_png
 from rayfill_data.pipeline import prepare

@@ -26,10 +26,10 @@ from perceptual import random_weights
 from torch.utils.flop_counter import FlopCounterMode
 from training_step import random_batch
 
-from rayfill.config import RunConfig
+from rayfill.config.presets import find_preset
+from rayfill.config.run import RunConfig
 from rayfill.losses import LOSSES, parse_loss
-from rayfill.presets import find_preset
-from rayfill.training.batch import TensorBatch
+from rayfill.models.batch import TensorBatch
 from rayfill.training.recipes import Recipe
 
 #: Preset -> batch size of its report.

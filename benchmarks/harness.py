@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from rayfill.provenance import code_version
+from rayfill.runs.provenance import code_version
 
 _INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 _FAMILIES = re.compile(r"epyc|xeon|ryzen|threadripper|core|neoverse|graviton|m\d", re.IGNORECASE)

@@ -13,8 +13,8 @@ from harness import Case, Theme
 from torch.utils.flop_counter import FlopCounterMode
 from training_step import random_batch
 
-from rayfill.config import LossConfig
-from rayfill.presets import find_preset
+from rayfill.config.presets import find_preset
+from rayfill.config.run import LossConfig
 from rayfill.training.recipes import Recipe
 
 #: Title, preset that gives network and optimiser, loss with features, features, size in pixels.

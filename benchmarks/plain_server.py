@@ -8,7 +8,7 @@ from typing import Annotated
 import uvicorn
 from fastapi import FastAPI, File, Response
 
-from rayfill.inference import Inpainter
+from rayfill.inference.inpainter import Inpainter
 from rayfill_data.codec import decode_mask, decode_photo, encode_png
 
 

@@ -18,11 +18,11 @@ import torch
 from harness import Case, Theme
 from skimage import data
 
-from rayfill.bundle import save_bundle
-from rayfill.cluster import ray_cluster
-from rayfill.config import ModelConfig
+from rayfill.config.run import ModelConfig
 from rayfill.models import build_model
-from rayfill.registry import promote, register_bundle
+from rayfill.runs.bundle import save_bundle
+from rayfill.runs.registry import promote, register_bundle
+from rayfill.training.cluster import ray_cluster
 from rayfill_data.codec import decode_png, encode_png
 
 _REQUESTS = {1: 20, 4: 40}

@@ -11,7 +11,7 @@ import torch
 from harness import Case, Theme
 from torch import nn
 
-from rayfill.config import LossConfig, ModelConfig, RunConfig, TrainConfig
+from rayfill.config.run import LossConfig, ModelConfig, RunConfig, TrainConfig
 from rayfill.models import build_model
 from rayfill.training.recipes import Recipe, TensorBatch
 

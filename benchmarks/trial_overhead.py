@@ -11,9 +11,7 @@ import torch
 from harness import Case, Theme
 from rich.console import Console
 
-from rayfill.budget import Budget
-from rayfill.cluster import Capacity, ray_cluster
-from rayfill.config import (
+from rayfill.config.run import (
     DataConfig,
     ModelConfig,
     RunConfig,
@@ -21,13 +19,15 @@ from rayfill.config import (
     TrackingConfig,
     TrainConfig,
 )
-from rayfill.sweep_options import SweepOptions
-from rayfill.sweep_plan import Plan
-from rayfill.sweep_progress import SweepProgress
-from rayfill.training.driver import make_job, train_here
+from rayfill.sweeps.budget import Budget
+from rayfill.sweeps.options import SweepOptions
+from rayfill.sweeps.plan import Plan
+from rayfill.sweeps.progress import SweepProgress
+from rayfill.sweeps.trials import PlannedTrials
+from rayfill.sweeps.tune import run_trials
+from rayfill.training.cluster import Capacity, ray_cluster
+from rayfill.training.launch import make_job, train_here
 from rayfill.training.loop import Runtime, run_training
-from rayfill.trial_source import PlannedTrials
-from rayfill.tuning import run_trials
 from rayfill_data.pipeline import prepare
 from rayfill_data.reader import PreparedDataset
 from rayfill_data.sources.photos import PhotosOptions

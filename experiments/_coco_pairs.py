@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rayfill.config import DataConfig, EvalConfig, ModelConfig, RunConfig, TrainConfig
+from rayfill.config.run import DataConfig, EvalConfig, ModelConfig, RunConfig, TrainConfig
 
 
 def prepare_command(size: int, *, repeats: int = 18) -> str:

@@ -24,15 +24,15 @@ from collections.abc import Sequence
 import _source_roots  # noqa: F401  (must come before rayfill)
 import tyro
 
-from rayfill.cli import guarded
-from rayfill.config import ModelConfig, RunConfig, TrackingConfig, TrainConfig, replace
-from rayfill.console import make_console
-from rayfill.data_location import data_labels
-from rayfill.experiment import asked_scale
-from rayfill.ranges import Axis, LogUniform, Variant
-from rayfill.sweep import Sweep, WinnerOptions, run_sweep
-from rayfill.sweep_options import SweepOptions
-from rayfill.training.driver import resolve_paths
+from rayfill.cli.console import make_console
+from rayfill.cli.experiment import asked_scale
+from rayfill.cli.main import guarded
+from rayfill.config.run import ModelConfig, RunConfig, TrackingConfig, TrainConfig, replace
+from rayfill.runs.data_location import data_labels
+from rayfill.sweeps.options import SweepOptions
+from rayfill.sweeps.space import Axis, LogUniform, Variant
+from rayfill.sweeps.sweep import Sweep, WinnerOptions, run_sweep
+from rayfill.training.launch import resolve_paths
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import _source_roots  # noqa: F401  (must come before rayfill)
 from _coco_pairs import EDGECONNECT, prepare_command, removal_run
 
-from rayfill.cli import guarded
-from rayfill.experiment import Experiment, Scale, run_experiment
+from rayfill.cli.experiment import Experiment, Scale, run_experiment
+from rayfill.cli.main import guarded
 from rayfill.models import MODELS, option_names
-from rayfill.ranges import Variant
+from rayfill.sweeps.space import Variant
 
 #: A joint model is one of the others beside a segmenter; these two take options of their own.
 _APART = ("joint", "edgeconnect", "partial_conv_liu")

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 import _source_roots  # noqa: F401  (must come before rayfill)
 
-from rayfill.cli import guarded
-from rayfill.config import replace
-from rayfill.experiment import Experiment, Scale, run_experiment
-from rayfill.leaderboard import ReportRow
-from rayfill.presets import find_preset
+from rayfill.cli.experiment import Experiment, Scale, run_experiment
+from rayfill.cli.main import guarded
+from rayfill.config.presets import find_preset
+from rayfill.config.run import replace
+from rayfill.evaluation.leaderboard import ReportRow
 
 _NETWORKS = ("unet", "attention_unet")
 _LOSSES = ("mse", "perceptual", "mse+perceptual")

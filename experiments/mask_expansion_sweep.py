@@ -14,8 +14,9 @@ from collections.abc import Sequence
 import _source_roots  # noqa: F401  (must come before rayfill)
 from _coco_pairs import EDGECONNECT, prepare_command
 
-from rayfill.cli import guarded
-from rayfill.config import (
+from rayfill.cli.experiment import Experiment, Scale, run_experiment
+from rayfill.cli.main import guarded
+from rayfill.config.run import (
     DataConfig,
     EvalConfig,
     LossConfig,
@@ -23,9 +24,8 @@ from rayfill.config import (
     RunConfig,
     TrainConfig,
 )
-from rayfill.experiment import Experiment, Scale, run_experiment
-from rayfill.leaderboard import ReportRow
-from rayfill.ranges import Variant
+from rayfill.evaluation.leaderboard import ReportRow
+from rayfill.sweeps.space import Variant
 
 _ALPHAS = tuple(
     Variant(name=f"alpha{alpha}", changes={"loss.alpha": alpha})

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 import _source_roots  # noqa: F401  (must come before rayfill)
 from _coco_pairs import EDGECONNECT, prepare_command, removal_run
 
-from rayfill.baselines import BASELINES
-from rayfill.bundle import load_bundle
-from rayfill.cli import guarded
-from rayfill.console import make_console
-from rayfill.experiment import Experiment, Scale, run_experiment
-from rayfill.folders import write_file
-from rayfill.mask_sizes import measure_mask_sizes
+from rayfill.cli.console import make_console
+from rayfill.cli.experiment import Experiment, Scale, run_experiment
+from rayfill.cli.main import guarded
+from rayfill.evaluation.mask_sizes import measure_mask_sizes
+from rayfill.inference.baselines import BASELINES
+from rayfill.runs.bundle import load_bundle
+from rayfill.runs.folders import write_file
 from rayfill_data.reader import PreparedDataset
 
 _EXPANSIONS_PX = (-2, 0, 2, 4, 6, 8)

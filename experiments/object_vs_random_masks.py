@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import _source_roots  # noqa: F401  (must come before rayfill)
 from _coco_pairs import EDGECONNECT, prepare_command, removal_run
 
-from rayfill.cli import guarded
-from rayfill.experiment import Experiment, Scale, run_experiment
-from rayfill.ranges import Variant
+from rayfill.cli.experiment import Experiment, Scale, run_experiment
+from rayfill.cli.main import guarded
+from rayfill.sweeps.space import Variant
 
 _SPACE = {
     "train.seed": (0, 1, 2),

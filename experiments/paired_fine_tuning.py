@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 import _source_roots  # noqa: F401  (must come before rayfill)
 from _coco_pairs import EDGECONNECT, prepare_command, removal_run
 
-from rayfill.cli import guarded
-from rayfill.experiment import Experiment, Scale, run_experiment
-from rayfill.ranges import Variant
+from rayfill.cli.experiment import Experiment, Scale, run_experiment
+from rayfill.cli.main import guarded
+from rayfill.sweeps.space import Variant
 
 _RANDOM = {"data.masks": "lama_thin"}
 _FROM_NOTHING = {"model.hole_fill": "zero", "model.output": "direct"}

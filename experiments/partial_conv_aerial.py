@@ -13,13 +13,13 @@ from collections.abc import Sequence
 
 import _source_roots  # noqa: F401  (must come before rayfill)
 
-from rayfill.cli import guarded
-from rayfill.config import replace
-from rayfill.experiment import Experiment, Scale, run_experiment
-from rayfill.leaderboard import ReportRow
-from rayfill.presets import find_preset
-from rayfill.ranges import Variant
-from rayfill.sweep import WinnerOptions
+from rayfill.cli.experiment import Experiment, Scale, run_experiment
+from rayfill.cli.main import guarded
+from rayfill.config.presets import find_preset
+from rayfill.config.run import replace
+from rayfill.evaluation.leaderboard import ReportRow
+from rayfill.sweeps.space import Variant
+from rayfill.sweeps.sweep import WinnerOptions
 
 _LIU = Variant(name="liu_loss", changes={"loss.terms": "liu"})
 _L1 = Variant(name="hole_valid_l1", changes={"loss.terms": "valid_l1+6*hole_l1"})

@@ -13,7 +13,7 @@ class CompositeModel:
     """``predict({"image", "hole_mask"}) -> composite``, arrays as in the tensor contract."""
 
     def __init__(self, bundle: Path) -> None:
-        from rayfill.bundle import load_bundle
+        from rayfill.runs.bundle import load_bundle
 
         self._model = load_bundle(bundle).model.eval()
 

@@ -18,10 +18,10 @@ from typing import Protocol
 
 import numpy as np
 
-from rayfill.finding import Finder, trained_side
-from rayfill.inference import Inpainter
+from rayfill.inference.clicks import Finder, trained_side
+from rayfill.inference.inpainter import Inpainter
 from rayfill.models.joint import JointModel
-from rayfill.registry import RegisteredModel, fetch_bundle, find_model
+from rayfill.runs.registry import RegisteredModel, fetch_bundle, find_model
 from rayfill_data.errors import RayfillError
 from rayfill_serving.problems import ApiError
 from rayfill_serving.schemas import ModelInfo

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from rayfill.paths import tracking_uri as default_tracking_uri
-from rayfill.registry import CHAMPION, DEFAULT_MODEL_NAME
+from rayfill.runs.places import tracking_uri as default_tracking_uri
+from rayfill.runs.registry import CHAMPION, DEFAULT_MODEL_NAME
 from rayfill_data.errors import ConfigError, unknown_name
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
@@ -74,7 +74,7 @@ class ServingOptions:
         ]
         if self.segment_side:
             # Late: it imports torch, which asking for help must not wait for.
-            from rayfill.finding import LEAST_MAX_SIDE
+            from rayfill.inference.clicks import LEAST_MAX_SIDE
 
             if self.segment_side < LEAST_MAX_SIDE:
                 problems.append(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from rayfill.registry import find_model
+from rayfill.runs.registry import find_model
 from rayfill_data.errors import RayfillError
 from rayfill_serving.options import LOOPBACK_HOSTS, ServingOptions
 

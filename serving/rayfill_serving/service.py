@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
-from rayfill.finding import Finder, click_outside
+from rayfill.inference.clicks import Finder, click_outside
 from rayfill_data.codec import decode_mask, decode_photo, encode_png
 from rayfill_data.errors import ImageError
 from rayfill_serving.models import LoadedModel, ModelShelf

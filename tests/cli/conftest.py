@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rayfill.cli import _dispatch, guarded
+from rayfill.cli.main import _dispatch, guarded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,5 +60,5 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_: Any) -> None:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr("rayfill.cluster.ray_cluster", refuse)
+    monkeypatch.setattr("rayfill.training.cluster.ray_cluster", refuse)
     monkeypatch.setattr("ray.init", refuse)

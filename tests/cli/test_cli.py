@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rayfill.cli import COMMANDS, guarded
+from rayfill.cli.main import COMMANDS, guarded
 from rayfill_data.errors import ConfigError, DatasetError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +39,7 @@ def test_no_help_waits_for_torch_ray_or_mlflow(tmp_path: Path) -> None:
     calls = [["--help"], *([name, "--help"] for name in COMMANDS), ["prepare", "photos", "--help"]]
     code = f"""
 import contextlib, io, sys
-from rayfill.cli import main
+from rayfill.cli.main import main
 for call in {calls!r}:
     sys.argv = ["rayfill", *call]
     with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -187,7 +187,7 @@ def test_a_reader_that_has_gone_is_no_crash() -> None:
     os.close(read)
     with os.fdopen(write, "wb") as stdout:
         done = subprocess.run(
-            [sys.executable, "-c", "from rayfill.cli import main; main()", "--help"],
+            [sys.executable, "-c", "from rayfill.cli.main import main; main()", "--help"],
             # Buffered, as Python is by default: then the loss shows only when all is flushed.
             env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
             stdout=stdout,
@@ -230,7 +230,7 @@ def test_the_sweep_script_refuses_before_anything_starts(
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "experiments"))
     monkeypatch.setitem(COMMANDS, "sweep", ("attn_unet_sweep", "the script, run as a command"))
-    monkeypatch.setattr("rayfill.sweep.ray_cluster", None)
+    monkeypatch.setattr("rayfill.sweeps.sweep.ray_cluster", None)
     done = cli("sweep", *flags)
     assert done.status == 2
     assert expected in done.err

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from rayfill.bundle import save_bundle
-from rayfill.commands import doctor
-from rayfill.commands.doctor import Finding, examine
+from rayfill.cli.commands import doctor
+from rayfill.cli.commands.doctor import Finding, examine
 from rayfill.models import build_model
-from rayfill.pretrained import Availability
-from rayfill.registry import promote, register_bundle
-from rayfill.tracking import ensure_experiment
+from rayfill.models.pretrained import Availability
+from rayfill.runs.bundle import save_bundle
+from rayfill.runs.registry import promote, register_bundle
+from rayfill.runs.tracking import ensure_experiment
 
 Cli = Callable[..., Any]
 
@@ -67,7 +67,7 @@ def test_ray_that_does_not_start_is_broken_with_where_to_look(
     def fail(**_: Any) -> None:
         raise RuntimeError("no room in /dev/shm\nand a long trace")
 
-    monkeypatch.setattr("rayfill.cluster.ray_cluster", fail)
+    monkeypatch.setattr("rayfill.training.cluster.ray_cluster", fail)
     done = cli("doctor")
     assert done.status == 1
     assert "RuntimeError: no room in /dev/shm" in done.out

@@ -16,14 +16,14 @@ import pytest
 import torch
 from PIL import Image, ImageCms, features
 
-from rayfill.baselines import BASELINES
-from rayfill.bundle import save_bundle
-from rayfill.commands import erase
-from rayfill.inference import Inpainter
+from rayfill.cli.commands import erase
+from rayfill.inference.baselines import BASELINES
+from rayfill.inference.inpainter import Inpainter
 from rayfill.models import build_model
-from rayfill.registry import promote, register_bundle
-from rayfill.segmentation import SegmentationUNet
-from rayfill.tracking import ensure_experiment
+from rayfill.models.segmentation import SegmentationUNet
+from rayfill.runs.bundle import save_bundle
+from rayfill.runs.registry import promote, register_bundle
+from rayfill.runs.tracking import ensure_experiment
 
 HEIGHT, WIDTH = 40, 56
 Cli = Callable[..., Any]

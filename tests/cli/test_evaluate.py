@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from rayfill.bundle import save_bundle
-from rayfill.leaderboard import Leaderboard
+from rayfill.evaluation.leaderboard import Leaderboard
 from rayfill.models import build_model
+from rayfill.runs.bundle import save_bundle
 from rayfill_data.reader import PreparedDataset
 
 Cli = Callable[..., Any]

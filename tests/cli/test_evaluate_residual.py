@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from rayfill.baselines import BASELINES
-from rayfill.bundle import load_bundle, load_segmenter_bundle, save_bundle
+from rayfill.inference.baselines import BASELINES
 from rayfill.models import build_model, composite
-from rayfill.segmentation import Segmenter, build_segmenter
+from rayfill.models.segmentation import Segmenter, build_segmenter
+from rayfill.runs.bundle import load_bundle, load_segmenter_bundle, save_bundle
 from rayfill_data.codec import encode_png, to_nchw
 from rayfill_data.contract import SCHEMA_VERSION, Manifest
 from rayfill_data.reader import PreparedDataset

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rayfill.config import DataConfig, RunConfig
-from rayfill.data_location import check_data
+from rayfill.config.run import DataConfig, RunConfig
+from rayfill.runs.data_location import check_data
 from rayfill_data.errors import ConfigError, DatasetError
 from rayfill_data.pipeline import prepare
 from rayfill_data.preview import contact_sheet

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from rayfill.config import check
-from rayfill.experiment import SCALES, Experiment, run_experiment
+from rayfill.cli.experiment import SCALES, Experiment, run_experiment
+from rayfill.config.run import check
 from rayfill.models import MODELS
-from rayfill.sweep_plan import plan_trials
+from rayfill.sweeps.plan import plan_trials
 from rayfill_data.errors import ConfigError
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments"

@@ -11,7 +11,6 @@ import pytest
 import torch
 import torchvision
 
-from rayfill import pretrained
 from rayfill.losses import (
     FEATURES,
     LOSSES,
@@ -27,7 +26,8 @@ from rayfill.losses.perceptual import (
     PerceptualLoss,
     gram_matrices,
 )
-from rayfill.pretrained import PRETRAINED, load_features
+from rayfill.models import pretrained
+from rayfill.models.pretrained import PRETRAINED, load_features
 from rayfill_data.errors import ConfigError, RayfillError
 
 REAL_WEIGHTS = Path(__file__).parents[3] / "shared/data/weights/squeezenet1_1_features.pth"

@@ -12,9 +12,9 @@ import torch
 import torchvision
 from PIL import Image
 
-from rayfill import pretrained
 from rayfill.metrics import LpipsMetric, lpips_available
 from rayfill.metrics.lpips import BACKBONES, _empty_network
+from rayfill.models import pretrained
 from rayfill_data.errors import ConfigError, RayfillError
 
 DATA = Path(__file__).parents[3] / "shared/data"

@@ -11,7 +11,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import nn
 
 from rayfill.metrics import MaskQuality, ResidualObjectScore, mask_growth_px
-from rayfill.segmentation import Segmenter, SegmenterOutput
+from rayfill.models.segmentation import Segmenter, SegmenterOutput
 from rayfill_data.errors import ConfigError
 
 

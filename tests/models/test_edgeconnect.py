@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rayfill.bundle import load_bundle, save_bundle
-from rayfill.edges import canny_edges
 from rayfill.models import build_model
 from rayfill.models.cost import model_cost
 from rayfill.models.edgeconnect import EdgeConnect, one_hot_labels
 from rayfill.models.edgeconnect_generator import EdgeConnectGenerator
+from rayfill.models.edges import canny_edges
+from rayfill.runs.bundle import load_bundle, save_bundle
 from rayfill_data.errors import ConfigError, RayfillError
 
 

@@ -26,10 +26,12 @@ MAY_IMPORT = {
 #: Modules that a machine with torch alone runs, as notebooks and small installs do.
 WITHOUT_RAY = (
     "rayfill_data.contract", "rayfill_data.codec", "rayfill_data.masks", "rayfill_data.copy_paste",
-    "rayfill_data.reader", "rayfill_data.batches", "rayfill.config", "rayfill.folders",
-    "rayfill.models", "rayfill.losses", "rayfill.metrics", "rayfill.baselines", "rayfill.bundle",
-    "rayfill.inference", "rayfill.evaluation", "rayfill.training.loop", "rayfill.training.recipes",
-    "rayfill.training.feed", "rayfill.training.checkpoint", "rayfill.training.precision",
+    "rayfill_data.reader", "rayfill_data.batches", "rayfill.config.run", "rayfill.runs.folders",
+    "rayfill.models", "rayfill.losses", "rayfill.metrics", "rayfill.inference.baselines",
+    "rayfill.runs.bundle",
+    "rayfill.inference.inpainter", "rayfill.evaluation.measure", "rayfill.training.loop",
+    "rayfill.training.recipes",
+    "rayfill.training.feed", "rayfill.runs.checkpoint", "rayfill.training.precision",
 )  # fmt: skip
 ABSENT = ("ray", "mlflow", "pydantic", "tyro", "rich", "lpips", "pycocotools")
 
@@ -115,7 +117,7 @@ def test_imports_point_one_way() -> None:
         and re.search(r"[\"']rayfill_serving", file.read_text(encoding="utf-8"))
     ]
     # The command line's table of commands is the one exception, and it is one of strings.
-    assert naming == ["rayfill.cli"]
+    assert naming == ["rayfill.cli.main"]
 
 
 def test_importing_any_module_has_no_effect(tmp_path: Path) -> None:
@@ -171,9 +173,9 @@ def test_training_and_evaluation_need_neither_ray_nor_mlflow(
 import dataclasses, importlib, torch
 for name in {WITHOUT_RAY!r}:
     importlib.import_module(name)
-from rayfill.config import ModelConfig, RunConfig, TrackingConfig, TrainConfig, check
-from rayfill.evaluation import evaluate
-from rayfill.inference import Inpainter
+from rayfill.config.run import ModelConfig, RunConfig, TrackingConfig, TrainConfig, check
+from rayfill.evaluation.measure import evaluate
+from rayfill.inference.inpainter import Inpainter
 from rayfill.training.loop import Runtime, run_training
 from rayfill_data.reader import PreparedDataset
 
@@ -210,7 +212,7 @@ def test_the_wheel_holds_three_packages_and_the_page(tmp_path: Path) -> None:
     static = ROOT / "serving" / "rayfill_serving" / "static"
     expected = {f"rayfill_serving/static/{file.name}" for file in static.iterdir()}
     assert "rayfill_serving/static/index.html" in expected <= set(names)
-    assert "rayfill/report/page.html.j2" in names
+    assert "rayfill/evaluation/report/page.html.j2" in names
     assert {name for name, _ in modules()} == {
         name.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
         for name in names

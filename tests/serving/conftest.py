@@ -21,10 +21,10 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 from PIL import Image
 
-from rayfill.bundle import save_bundle
-from rayfill.inference import Inpainter
+from rayfill.inference.inpainter import Inpainter
 from rayfill.models import build_model
-from rayfill.registry import RegisteredModel
+from rayfill.runs.bundle import save_bundle
+from rayfill.runs.registry import RegisteredModel
 from rayfill_data.codec import to_nchw
 from rayfill_serving.api import create_app
 from rayfill_serving.models import ModelShelf

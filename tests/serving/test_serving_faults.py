@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from rayfill.inference import Inpainter
-from rayfill.registry import RegisteredModel
+from rayfill.inference.inpainter import Inpainter
+from rayfill.runs.registry import RegisteredModel
 from rayfill_data.errors import RayfillError
 from rayfill_serving.models import ModelShelf
 from rayfill_serving.problems import ApiError

@@ -21,7 +21,7 @@ import httpx
 import psutil
 import pytest
 
-from rayfill.registry import RegisteredModel, promote, register_bundle
+from rayfill.runs.registry import RegisteredModel, promote, register_bundle
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
@@ -224,7 +224,7 @@ def test_the_command_serves_until_it_is_stopped(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    start = "import sys; from rayfill.cli import main; main()"
+    start = "import sys; from rayfill.cli.main import main; main()"
     command = [sys.executable, "-c", start, "serve", "--port", str(port)]
     command += ["--tracking-uri", registry.uri, "--cache-dir", str(tmp_path / "cache")]
     with subprocess.Popen(

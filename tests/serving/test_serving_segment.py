@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from scipy.ndimage import label as components
 
-from rayfill.registry import RegisteredModel
+from rayfill.runs.registry import RegisteredModel
 from rayfill_data.codec import to_nchw
 from rayfill_serving.models import ModelShelf
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from rayfill.bundle import load_bundle
-from rayfill.config import RunConfig, replace
-from rayfill.folders import read_folder
-from rayfill.training.history import read_history
+from rayfill.config.run import RunConfig, replace
+from rayfill.runs.bundle import load_bundle
+from rayfill.runs.folder import read_history
+from rayfill.runs.folders import read_folder
 from rayfill.training.lineage import lineage_tags, newest_meta, take_over
 from rayfill.training.loop import Runtime, TrainingSummary, checkpoint_store, run_training
 from rayfill.training.recipes import Recipe, learning_rate_factor

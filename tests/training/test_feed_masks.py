@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from rayfill.config import DataConfig, RunConfig, TrainConfig, check
+from rayfill.config.run import DataConfig, RunConfig, TrainConfig, check
 from rayfill.training.feed import Feed, augment_options, streams
 from rayfill_data.errors import ConfigError
 from rayfill_data.reader import PreparedDataset

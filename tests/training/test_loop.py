@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from rayfill.bundle import load_bundle
-from rayfill.config import RunConfig, replace
+from rayfill.config.run import RunConfig, replace
+from rayfill.models.batch import TensorBatch
+from rayfill.runs.bundle import load_bundle
+from rayfill.runs.checkpoint import Checkpoint, CheckpointStore
 from rayfill.training import loop
-from rayfill.training.batch import TensorBatch
-from rayfill.training.checkpoint import Checkpoint, CheckpointStore
 from rayfill.training.loop import Runtime, TrainingSummary, run_training
 from rayfill.training.recipes import Recipe, learning_rate_factor
 from rayfill_data.errors import RayfillError

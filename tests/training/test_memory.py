@@ -9,7 +9,7 @@ import pytest
 import ray.exceptions
 import torch
 
-from rayfill.config import DataConfig, RunConfig, TrainConfig
+from rayfill.config.run import DataConfig, RunConfig, TrainConfig
 from rayfill.training import loop
 from rayfill.training.loop import Runtime, run_training
 from rayfill.training.memory import out_of_memory

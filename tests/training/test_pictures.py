@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rayfill.training.batch import TensorBatch
+from rayfill.models.batch import TensorBatch
 from rayfill.training.pictures import picture_sheets
 from rayfill_data.codec import to_uint8
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rayfill.config import RunConfig, check, replace
+from rayfill.config.run import RunConfig, check, replace
 from rayfill.models import MODELS, JointModel, build_model
+from rayfill.models.batch import TensorBatch
 from rayfill.models.joint import differentiable_composite
-from rayfill.training.batch import TensorBatch
 from rayfill.training.recipes import Recipe, make_stage
 from rayfill_data.errors import ConfigError
 

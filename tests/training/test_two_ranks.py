@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rayfill.models import MODELS
-from rayfill.training.batch import TensorBatch
+from rayfill.models.batch import TensorBatch
 from rayfill.training.recipes import Recipe, StepResult
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -38,7 +38,7 @@ from rayfill.losses.pixel import (
     valid_l1_loss,
 )
 from rayfill.losses.structure import SSIMLoss, TVLoss, ssim_loss, tv_loss
-from rayfill.pretrained import Availability
+from rayfill.models.pretrained import Availability
 from rayfill_data.errors import ConfigError, unknown_name
 
 __all__ = [

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rayfill.models.base import composite
-from rayfill.pretrained import Availability, load_features, weights_available
+from rayfill.models.pretrained import Availability, load_features, weights_available
 from rayfill_data.errors import ConfigError, unknown_name
 
 #: Network -> indices of the ``features`` layers whose outputs are compared. vgg16: pool1, 2, 3, as

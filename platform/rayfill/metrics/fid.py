@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 
-from rayfill.pretrained import Availability, read_state
+from rayfill.models.pretrained import Availability, read_state
 from rayfill_data.errors import RayfillError
 
 #: Length of the features: with fewer pictures their covariance is singular, the bias too large.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rayfill.pretrained import (
+from rayfill.models.pretrained import (
     Availability,
     load_features,
     load_strictly,

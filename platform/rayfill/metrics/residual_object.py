@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rayfill.metrics.scores import SampleScores
-from rayfill.segmentation import Segmenter, soft_mask
+from rayfill.models.segmentation import Segmenter, soft_mask
 
 
 class ResidualObjectScore(SampleScores):

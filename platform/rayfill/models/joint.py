@@ -15,7 +15,7 @@ from rayfill.models.options import CheckedOptions
 from rayfill_data.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
-    from rayfill.segmentation import SegmenterOutput, SelectedMask
+    from rayfill.models.segmentation import SegmenterOutput, SelectedMask
 
 # The tables of networks and segmenters are read late: the table of networks holds this model.
 
@@ -32,7 +32,7 @@ class JointConfig(CheckedOptions):
     label maps."""
 
     segmenter: str = "segmentation_unet"
-    """A key of :data:`rayfill.segmentation.SEGMENTERS`."""
+    """A key of :data:`rayfill.models.segmentation.SEGMENTERS`."""
 
     segmenter_options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the segmenter."""
@@ -50,7 +50,7 @@ class JointConfig(CheckedOptions):
     def problems(self) -> Iterator[str]:
         """Yield one sentence for every value that cannot be used."""
         from rayfill.models import MODELS, model_config
-        from rayfill.segmentation import segmenter_config
+        from rayfill.models.segmentation import segmenter_config
 
         others = [name for name in MODELS if name != "joint"]
         if self.inpainter not in others:
@@ -114,7 +114,7 @@ class JointModel(InpaintingModel):
     def __init__(self, config: JointConfig) -> None:
         super().__init__()
         from rayfill.models import build_model
-        from rayfill.segmentation import segmenter_architecture
+        from rayfill.models.segmentation import segmenter_architecture
 
         self.config = config
         self.stride = config.stride
@@ -139,7 +139,7 @@ class JointModel(InpaintingModel):
         """Find the object of each photo that shares most pixels with ``object_mask``.
 
         The true mask only says which object is meant, as in the report's training and evaluation;
-        a person clicks, see :func:`rayfill.segmentation.select_by_clicks`. The label is the one
+        a person clicks, see :func:`.select_by_clicks`. The label is the one
         that the segmenter finds likeliest over ``object_mask``.
 
         Args:
@@ -181,7 +181,7 @@ def select(labelled: SegmenterOutput, *, object_mask: Tensor) -> SelectedMask:
         labelled: what the segmenter said of the photos.
         object_mask: (B, 1, H, W), exactly 0 or 1.
     """
-    from rayfill.segmentation import SelectedMask, select_by_overlap
+    from rayfill.models.segmentation import SelectedMask, select_by_overlap
 
     logits = labelled.logits
     inside = (logits.detach().softmax(dim=1) * object_mask).sum(dim=(2, 3))  # (B, K)

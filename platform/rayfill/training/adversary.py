@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rayfill.config import TrainConfig
-from rayfill.discriminators import PatchDiscriminator
+from rayfill.config.run import TrainConfig
 from rayfill.losses.adversarial import (
     feature_matching_loss,
     gram_style_loss,
     hinge_discriminator_loss,
     hinge_generator_loss,
 )
+from rayfill.models.discriminators import PatchDiscriminator
 from rayfill.training.ranks import everywhere
 from rayfill.training.stages import Judge, Judged, Term, Wrap
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from rayfill.config import RunConfig
-from rayfill.training.batch import TensorBatch
+from rayfill.config.run import RunConfig
+from rayfill.models.batch import TensorBatch
 from rayfill_data.batches import (
     AugmentOptions,
     Batch,

@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rayfill.config import RunConfig
-from rayfill.edges import canny_edges, luma
+from rayfill.config.run import RunConfig
 from rayfill.losses.adversarial import P2Weights
 from rayfill.losses.boundary import mask_expansion_loss, signed_distance
 from rayfill.losses.label_maps import label_cross_entropy
 from rayfill.models import InpaintingModel, JointModel
+from rayfill.models.batch import TensorBatch
 from rayfill.models.edgeconnect import EdgeConnect, one_hot_labels
+from rayfill.models.edges import canny_edges, luma
 from rayfill.models.joint import Found, differentiable_composite
-from rayfill.segmentation.base import IGNORED
-from rayfill.training.batch import TensorBatch
+from rayfill.models.segmentation.base import IGNORED
 from rayfill.training.stages import (
     InpaintingStage,
     Judge,

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from rayfill.config import RunConfig
-from rayfill.folders import list_folders, read_file, read_folder, write_folder
-from rayfill.journal import recorded_run
-from rayfill.training.checkpoint import Checkpoint, CheckpointStore
+from rayfill.config.run import RunConfig
+from rayfill.runs.checkpoint import Checkpoint, CheckpointStore
+from rayfill.runs.folders import list_folders, read_file, read_folder, write_folder
+from rayfill.runs.journal import recorded_run
 from rayfill_data.errors import RayfillError
 
 #: Where a run's folder holds the bundle of its best epoch, and its checkpoints.

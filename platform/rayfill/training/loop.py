@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rayfill.bundle import save_bundle
-from rayfill.config import RunConfig, to_dict
-from rayfill.training.batch import TensorBatch
-from rayfill.training.checkpoint import Checkpoint, CheckpointStore
+from rayfill.config.run import RunConfig, to_dict
+from rayfill.models.batch import TensorBatch
+from rayfill.runs.bundle import save_bundle
+from rayfill.runs.checkpoint import Checkpoint, CheckpointStore
+from rayfill.runs.folder import write_history
 from rayfill.training.feed import EpochStream, Feed
-from rayfill.training.history import write_history
 from rayfill.training.lineage import BEST, CHECKPOINTS, take_over
 from rayfill.training.memory import out_of_memory
 from rayfill.training.pictures import picture_sheets
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 class Recorder(Protocol):
-    """Where a run's numbers and pictures go; :class:`rayfill.tracking.Tracker` is one."""
+    """Where a run's numbers and pictures go; :class:`rayfill.runs.tracking.Tracker` is one."""
 
     @property
     def run_id(self) -> str:

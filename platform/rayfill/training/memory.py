@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rayfill.config import RunConfig
+from rayfill.config.run import RunConfig
 from rayfill_data.errors import RayfillError
 
 #: What torch's allocator for the CPU says, in a plain RuntimeError.

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from rayfill.training.batch import TensorBatch
+from rayfill.models.batch import TensorBatch
 from rayfill_data.codec import to_uint8
 
 #: MLflow frames a picture in a square and cuts the bottom off in a small tile: what is looked at

@@ -6,7 +6,7 @@ import contextlib
 
 import torch
 
-from rayfill.config import Precision
+from rayfill.config.run import Precision
 
 
 def autocast_dtype(precision: Precision, *, device: torch.device) -> torch.dtype | None:

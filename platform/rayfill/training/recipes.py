@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from rayfill.config import RunConfig, TrainConfig
+from rayfill.config.run import RunConfig, TrainConfig
 from rayfill.losses import ADVERSARIAL, CompositeLoss, build_loss, parse_loss
 from rayfill.models import InpaintingModel, JointModel, build_model
+from rayfill.models.batch import TensorBatch
 from rayfill.models.edgeconnect import EdgeConnect
 from rayfill.training.adversary import ADVERSARIAL_BETAS, Adversary
-from rayfill.training.batch import TensorBatch
 from rayfill.training.joint_stages import EdgeConnectStage, JointStage
 from rayfill.training.precision import autocast, autocast_dtype
 from rayfill.training.ranks import everywhere, share_buffers
@@ -280,7 +280,7 @@ def _load_initial(network: InpaintingModel, uri: str) -> None:
 
     Such a segmenter may so stand beside any inpainter.
     """
-    from rayfill.bundle import load_bundle
+    from rayfill.runs.bundle import load_bundle
 
     loaded = load_bundle(uri)
     trained = loaded.extra.get("run", {}).get("train", {})

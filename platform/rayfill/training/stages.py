@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from rayfill.config import RunConfig
+from rayfill.config.run import RunConfig
 from rayfill.losses import ADVERSARIAL, parse_loss
 from rayfill.models import InpaintingModel, JointModel, composite
-from rayfill.training.batch import TensorBatch
+from rayfill.models.batch import TensorBatch
 
 #: Makes a module data-parallel.
 Wrap = Callable[[nn.Module], nn.Module]

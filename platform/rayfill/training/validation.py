@@ -12,14 +12,14 @@ from torchmetrics.classification import (
     MulticlassJaccardIndex,
 )
 
-from rayfill.config_sections import Stage
-from rayfill.edges import canny_edges
-from rayfill.evaluation import Predict, accumulate, accumulate_removals
+from rayfill.config.sections import Stage
+from rayfill.evaluation.measure import Predict, accumulate, accumulate_removals
 from rayfill.metrics import InpaintingMetrics
 from rayfill.models import JointModel
+from rayfill.models.batch import TensorBatch
 from rayfill.models.edgeconnect import EdgeConnect, one_hot_labels
-from rayfill.segmentation.base import IGNORED
-from rayfill.training.batch import TensorBatch
+from rayfill.models.edges import canny_edges
+from rayfill.models.segmentation.base import IGNORED
 from rayfill.training.stages import labels_of
 
 

@@ -1,0 +1,117 @@
+"""``rayfill compare``: runs side by side, on the console and as a page."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import tyro
+
+from rayfill.cli.console import make_console
+from rayfill.runs import places
+from rayfill_data.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rayfill.evaluation.report.contents import Comparison
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareArgs:
+    """Compare runs on their test split: ranking, intervals, pictures, curves, what differs.
+
+    Writes report.html (one file that needs nothing beside it), report.md, curves.png and
+    contact_sheet_{best,median,worst}.png.
+    """
+
+    runs: tyro.conf.Positional[tuple[str, ...]] = ()
+    """MLflow run ids, names, run folders or sweep folders; of several sweeps of a name, the
+    newest."""
+    experiment: str | None = None
+    """Every run of this MLflow experiment."""
+    sweep: str | None = None
+    """The newest sweep of this name."""
+    rank_by: str | None = None
+    """Metric to rank by, such as psnr or lpips; None is the one that the runs were selected by."""
+    out: str | None = None
+    """Folder or URI for the report; None is `report` in the sweep's folder, or below the home
+    folder for runs of several."""
+    apart: bool = False
+    """Report runs of different protocols separately instead of refusing them."""
+    samples: int = 4
+    """Samples of each contact sheet."""
+    title: str = ""
+    """Of the report; empty names the sweep."""
+    log: bool = True
+    """Also keep the report in MLflow: with the sweep's run, or with the run that has none."""
+    storage: str | None = None
+    """Where runs are kept; None as for training."""
+    tracking_uri: str | None = None
+    """MLflow store; None as for training."""
+
+
+def main(args: Sequence[str]) -> int:
+    """Run the command."""
+    asked = tyro.cli(CompareArgs, args=list(args), prog="rayfill compare")
+    _check(asked)
+    from rayfill.evaluation.report.found import Finder
+    from rayfill.evaluation.report.gather import gather
+    from rayfill.runs.store import Store
+
+    store = Store(places.tracking_uri(asked.tracking_uri))
+    finder = Finder(storage=places.storage(asked.storage), store=store)
+    found = finder.find(asked.runs, experiment=asked.experiment, sweep=asked.sweep)
+    console = make_console()
+    comparisons = gather(found, title=asked.title, rank_by=asked.rank_by, apart=asked.apart)
+    for number, comparison in enumerate(comparisons, start=1):
+        part = f"{number}-{_slug(comparison)}" if len(comparisons) > 1 else ""
+        _report(comparison, asked=asked, part=part, console=console, tracking_uri=store.uri)
+    return 0
+
+
+def _check(asked: CompareArgs) -> None:
+    problems = []
+    if not (asked.runs or asked.experiment or asked.sweep):
+        problems.append(
+            "Nothing to compare was named: give runs, --sweep NAME or --experiment NAME; "
+            "`rayfill ui` lists what there is."
+        )
+    if not 1 <= asked.samples <= 50:
+        problems.append(f"--samples is {asked.samples}: it must lie in 1 to 50.")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _report(
+    comparison: Comparison, *, asked: CompareArgs, part: str, console: Console, tracking_uri: str
+) -> None:
+    """Show one comparison, write its report and keep it in MLflow."""
+    from rayfill.evaluation.report.console import show
+    from rayfill.evaluation.report.gather import arrays_of
+    from rayfill.evaluation.report.write import (
+        default_folder,
+        log_report,
+        report_files,
+        write_report,
+    )
+
+    show(comparison, console=console)
+    arrays, why_not = arrays_of(comparison)
+    if why_not:
+        console.print(f"No pictures: {why_not}", highlight=False, markup=False, soft_wrap=True)
+    files = report_files(comparison, arrays=arrays, samples=asked.samples)
+    out = (asked.out or default_folder(comparison)).rstrip("/")
+    page = write_report(files, out=f"{out}/{part}" if part else out)
+    console.print(f"Report: {page}", highlight=False, markup=False, soft_wrap=True)
+    if asked.log:
+        said = log_report(files, comparison=comparison, tracking_uri=tracking_uri)
+        console.print(said, highlight=False, markup=False, soft_wrap=True)
+
+
+def _slug(comparison: Comparison) -> str:
+    protocol = comparison.board.protocol
+    name = f"{protocol.get('dataset', '')}-{protocol.get('dataset_hash', '')[:8]}"
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)

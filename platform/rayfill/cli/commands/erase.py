@@ -1,0 +1,198 @@
+"""``rayfill erase PHOTO --mask MASK -o OUT``: remove what a mask covers from one photo.
+
+``--click X Y`` in place of ``--mask``: a joint model's segmenter makes the mask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import io
+import os
+import secrets
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import tyro
+
+from rayfill.runs import places
+from rayfill_data.errors import ImageError, RayfillError
+
+if TYPE_CHECKING:
+    from rayfill.inference.inpainter import Inpainter
+    from rayfill_data.codec import Photo, UInt8Array
+
+#: One's own photos may be larger than what a server takes from strangers.
+_MAX_PIXELS = 80 * 10**6
+
+#: File ending -> Pillow's name of the format.
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+PictureT = TypeVar("PictureT")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EraseArgs:
+    """Remove what a mask covers, or what is clicked on, from one photo; all else stays as it is."""
+
+    photo: tyro.conf.Positional[Path]
+    """The photo: JPEG, PNG or WebP."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Where the result goes: .png, .jpg or .webp (only .png keeps every known pixel exact)."""
+    mask: Path | None = None
+    """Picture of the photo's size: bright (128 and more) is what to remove."""
+    click: Annotated[
+        tyro.conf.UseAppendAction[tuple[tuple[float, float], ...]], tyro.conf.arg(metavar="X Y")
+    ] = ()
+    """In place of --mask: a pixel of what to remove, from the photo's upper left corner, for a
+    joint model to find; may be given several times."""
+    segment_side: int = 0
+    """Longest side, in pixels, at which the segmenter looks at the photo; 0 is the side it was
+    trained on where the registry notes it, else 512."""
+    model: str = "rayfill@champion"
+    """NAME@ALIAS of the model registry, a bundle (folder or URI), or a baseline such as telea."""
+    expand_px: int = 0
+    """Pixels by which the mask grows first."""
+    feather_px: int = 0
+    """Pixels inside the mask's edge over which the result fades in."""
+    tracking_uri: str | None = None
+    """MLflow store that the registry lies in; None as for training."""
+    overwrite: bool = False
+    """Replace OUT if it exists."""
+
+
+def main(args: Sequence[str]) -> int:
+    """Run the command."""
+    asked = tyro.cli(EraseArgs, args=list(args), prog="rayfill erase")
+    if (asked.mask is None) == (not asked.click):
+        raise RayfillError("Give either --mask or --click, and not both: one says what to remove.")
+    _check_output(asked.out, overwrite=asked.overwrite)
+    from rayfill_data.codec import decode_photo
+
+    photo = _decode(asked.photo, functools.partial(decode_photo, max_pixels=_MAX_PIXELS))
+    height, width = photo.rgb.shape[:2]
+    mask = _read_mask(asked.mask, size=(height, width)) if asked.mask else None
+    inpainter, side = _load(asked.model, tracking_uri=places.tracking_uri(asked.tracking_uri))
+    if mask is None:
+        mask = _find(inpainter, photo.rgb, asked=asked, max_side=asked.segment_side or side)
+    result = inpainter.inpaint(
+        photo.rgb, mask, expand_px=asked.expand_px, feather_px=asked.feather_px
+    )
+    _write(asked.out, result, photo=photo)
+    share = float((mask > 0).mean())
+    sys.stdout.write(f"{asked.out}: filled {share:.1%} of {width}x{height} pixels with ")
+    sys.stdout.write(f"{inpainter.name or asked.model}.\n")
+    return 0
+
+
+def _read_mask(path: Path, *, size: tuple[int, int]) -> UInt8Array:
+    from rayfill_data.codec import decode_mask
+
+    reading = _decode(path, functools.partial(decode_mask, size=size, max_pixels=_MAX_PIXELS))
+    for note in reading.notes:
+        sys.stderr.write(f"rayfill: {path}: {note}\n")
+    return reading.mask
+
+
+def _find(inpainter: Inpainter, rgb: UInt8Array, *, asked: EraseArgs, max_side: int) -> UInt8Array:
+    """Return the mask of what was clicked on."""
+    from rayfill.inference.clicks import Finder
+    from rayfill.models.joint import JointModel
+
+    if not isinstance(inpainter.model, JointModel):
+        raise RayfillError(
+            f"--model {asked.model} has no segmenter, which --click needs: name a joint model, or "
+            "give a --mask."
+        )
+    finder = Finder(inpainter.model, max_side=max_side)
+    found = finder.find(rgb, clicks=[(x, y, 1) for x, y in asked.click])
+    if not found.found:
+        places = " or ".join(f"{x:g} {y:g}" for x, y in asked.click)
+        raise RayfillError(
+            f"{asked.photo}: {asked.model} finds no {' or '.join(finder.labels)} at {places}: "
+            "click elsewhere, or give a --mask."
+        )
+    sys.stdout.write(f"{asked.photo}: found {', '.join(found.labels)}.\n")
+    return found.mask
+
+
+def _load(model: str, *, tracking_uri: str) -> tuple[Inpainter, int]:
+    """Return a model, and the longest side that its segmenter would be shown."""
+    from rayfill.inference.baselines import BASELINES
+    from rayfill.inference.clicks import DEFAULT_MAX_SIDE, trained_side
+    from rayfill.inference.inpainter import Inpainter
+
+    if model in BASELINES:
+        return Inpainter(BASELINES[model], name=model), DEFAULT_MAX_SIDE
+    if "://" in model or Path(model).is_dir():
+        return Inpainter.from_bundle(model), DEFAULT_MAX_SIDE
+    name, at, alias = model.partition("@")
+    if not at:
+        raise RayfillError(
+            f"--model is {model!r}: it must be NAME@ALIAS, a bundle's folder or URI, or one of "
+            f"{', '.join(sorted(BASELINES))}."
+        )
+    from rayfill.runs.registry import fetch_bundle, find_model
+
+    found = find_model(name, alias=alias, tracking_uri=tracking_uri)
+    cache = places.home() / "cache" / "models"
+    bundle = fetch_bundle(found, tracking_uri=tracking_uri, cache_dir=cache)
+    return Inpainter.from_bundle(bundle), trained_side(found.protocol)
+
+
+def _decode(path: Path, decode: Callable[[bytes], PictureT]) -> PictureT:
+    """Return what ``decode`` makes of a file; every refusal names the file."""
+    try:
+        return decode(path.read_bytes())
+    except OSError as error:
+        raise RayfillError(f"{path} cannot be read: {error.strerror}. Name a file.") from error
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}", code=error.code) from error
+
+
+def _check_output(out: Path, *, overwrite: bool) -> None:
+    """Find out that the result cannot be written before the work is done."""
+    if out.suffix.lower() not in _FORMATS:
+        raise RayfillError(f"--out is {out}: its ending must be one of {', '.join(_FORMATS)}.")
+    if out.is_dir():
+        raise RayfillError(f"{out} is a folder; name a file.")
+    if out.exists() and not overwrite:
+        raise RayfillError(f"{out} exists; name another file or add --overwrite.")
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise RayfillError(f"{out.parent} is not a folder that can be written to; name another.")
+
+
+def _write(out: Path, rgb: UInt8Array, *, photo: Photo) -> None:
+    """Write the result beside its place and move it there, so that no half file is left."""
+    encoded = _encode(out, rgb, photo=photo)
+    temporary = out.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        temporary.write_bytes(encoded)
+        temporary.replace(out)
+    except OSError as error:
+        raise RayfillError(
+            f"{out} could not be written ({len(encoded):,} bytes): {error.strerror}. Free space "
+            "there or name another file; what was there before is unchanged."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _encode(out: Path, rgb: UInt8Array, *, photo: Photo) -> bytes:
+    from PIL import Image
+
+    kind = _FORMATS[out.suffix.lower()]
+    quality = {} if kind == "PNG" else {"quality": 95}
+    stream = io.BytesIO()
+    try:
+        Image.fromarray(rgb).save(stream, kind, icc_profile=photo.icc_profile, **quality)
+    except (OSError, ValueError) as error:
+        height, width = rgb.shape[:2]
+        raise RayfillError(
+            f"{out}: {width}x{height} pixels cannot be stored as {kind}; name a .png file."
+        ) from error
+    return stream.getvalue()

@@ -1,0 +1,170 @@
+"""``rayfill evaluate --model SYSTEM --data URI``: systems side by side on one dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from rayfill.cli.console import make_console
+from rayfill_data.contract import SPLITS
+from rayfill_data.errors import ConfigError, RayfillError, unknown_name
+
+if TYPE_CHECKING:
+    from rayfill.metrics import FidMetric, LpipsMetric, ResidualObjectScore
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateArgs:
+    """Measure networks, classical baselines and finished pictures on the same samples.
+
+    In total and by hole ratio, with what differences are more than chance.
+    """
+
+    model: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="SYSTEM")
+    ] = ()
+    """What to measure; give it once for each system. A baseline such as telea; NAME@ALIAS,
+    models:/NAME@ALIAS or models:/NAME/VERSION of the model registry; runs:/ID of MLflow; a folder
+    or URI of a model bundle, of a training run (its best epoch), or of the pictures that any other
+    system has finished, named as the samples. LABEL=SYSTEM says what the table calls it."""
+    data: str
+    """Prepared dataset, folder or URI; `rayfill prepare test_set` makes one of any pictures and
+    masks."""
+    split: str = "test"
+    """Split with frozen holes: val or test."""
+    out: str | None = None
+    """Folder or URI for table.json, table.csv, table.md and samples.parquet."""
+    against: str | None = None
+    """Name of the system that all are compared with; None is the first."""
+    rank_by: str = "hole_psnr"
+    """Metric that systems are ranked by."""
+    columns: tuple[str, ...] = ()
+    """Metrics to show instead of the usual ones, such as psnr lpips l1 dice."""
+    expand_px: int = 0
+    """Give systems holes grown by so many pixels, or shrunk if below 0."""
+    raw: bool = False
+    """Measure pictures as systems answer, for those that change known pixels; otherwise known
+    pixels are put back first, as users get them."""
+    allow_missing: bool = False
+    """Where finished pictures are missing or of another size, measure all systems on the samples
+    that all have."""
+    lpips_network: Literal["squeeze", "alex", "vgg"] = "alex"
+    """LPIPS network; values of different networks are not comparable."""
+    lpips_weights_path: str | None = None
+    """File with the complete weights of the LPIPS network, for machines without a download."""
+    fid: bool = False
+    """Also measure FID; needs the package torch-fidelity, its weights and 2,048 samples."""
+    fid_weights_path: str | None = None
+    """File with the Inception weights published with torch-fidelity."""
+    residual_object: str | None = None
+    """Also measure what is still seen of the objects: a segmenter's bundle, or a joint model, named
+    as a SYSTEM, of which the segmenter is taken. Best one that no system was trained with."""
+    residual_label: str | None = None
+    """Which of its labels the objects bear; None where it has but one beside "nothing"."""
+    batch_size: int | None = None
+    """Samples at a time; None: 32, and fewer where they have more than 256x256 pixels."""
+    num_workers: int | None = None
+    """Parts measured at a time. 1: all in this process. More: on Ray. None: in this process, and on
+    all of a Ray cluster once the first parts say that more than a minute is left."""
+    tracking_uri: str | None = None
+    """MLflow store of registry and runs; None as for training."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not self.model:
+            problems.append("No --model: name at least one system to measure, such as telea.")
+        if self.split not in SPLITS:
+            problems.append(unknown_name("split", self.split, SPLITS))
+        if self.fid_weights_path is not None and not self.fid:
+            problems.append("--fid-weights-path is given without --fid; add --fid to measure it.")
+        if self.residual_label is not None and self.residual_object is None:
+            problems.append(
+                "--residual-label is given without --residual-object; name the segmenter as well."
+            )
+        if self.out is not None and "://" not in self.out and Path(self.out).is_file():
+            problems.append(f"--out {self.out} is a file; name a folder.")
+        if problems:
+            raise ConfigError(problems)
+
+
+def main(args: Sequence[str]) -> int:
+    """Run the command."""
+    asked = tyro.cli(EvaluateArgs, args=list(args), prog="rayfill evaluate")
+    from rayfill.evaluation.evaluate import EvaluateOptions, evaluate_systems
+    from rayfill.evaluation.systems import open_systems
+    from rayfill_data.reader import PreparedDataset
+
+    options = EvaluateOptions(
+        batch_size=asked.batch_size,
+        expand_px=asked.expand_px,
+        raw=asked.raw,
+        allow_missing=asked.allow_missing,
+        num_workers=asked.num_workers,
+        against=asked.against,
+        rank_by=asked.rank_by,
+        columns=asked.columns,
+        residual_object=_residual_object(asked),
+    )
+    dataset = PreparedDataset.open(asked.data)
+    lpips, note = _lpips(asked)
+    fid = _fid(asked)
+    evaluation = evaluate_systems(
+        open_systems(asked.model, tracking_uri=asked.tracking_uri),
+        dataset=dataset,
+        split=asked.split,
+        options=options,
+        lpips=lpips,
+        fid=fid,
+        notes=[note] if note else [],
+    )
+    evaluation.show(make_console())
+    if asked.out is not None:
+        sys.stdout.write(f"{', '.join(evaluation.write(asked.out))}\n")
+    return 0
+
+
+def _lpips(asked: EvaluateArgs) -> tuple[LpipsMetric | None, str]:
+    """Return the LPIPS metric, or None and why there is none; weights that were named must do."""
+    from rayfill.config.run import EvalConfig
+    from rayfill.evaluation.evaluate_all import lpips_if_available
+
+    config = EvalConfig(
+        lpips_network=asked.lpips_network, lpips_weights_path=asked.lpips_weights_path
+    )
+    lpips, note = lpips_if_available(config)
+    if lpips is None and asked.lpips_weights_path is not None:
+        raise RayfillError(note)
+    return lpips, note
+
+
+def _residual_object(asked: EvaluateArgs) -> ResidualObjectScore | None:
+    """Return the score of what is still seen, if asked for."""
+    if asked.residual_object is None:
+        return None
+    from rayfill.evaluation.systems import open_segmenter
+    from rayfill.metrics import ResidualObjectScore
+
+    segmenter = open_segmenter(asked.residual_object, tracking_uri=asked.tracking_uri)
+    label = asked.residual_label
+    if label is None:
+        if len(segmenter.labels) != 2:
+            raise ConfigError(
+                [
+                    f"--residual-object {asked.residual_object} knows several labels "
+                    f"({', '.join(segmenter.labels[1:])}): say with --residual-label which the "
+                    "objects bear."
+                ]
+            )
+        label = segmenter.labels[1]
+    return ResidualObjectScore(segmenter, label=label, source=asked.residual_object)
+
+
+def _fid(asked: EvaluateArgs) -> FidMetric | None:
+    from rayfill.metrics import FidMetric
+
+    return FidMetric(weights_path=asked.fid_weights_path) if asked.fid else None

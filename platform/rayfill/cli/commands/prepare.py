@@ -1,0 +1,89 @@
+"""``rayfill prepare SOURCE --out URI``: photos in, a prepared dataset out."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
+
+from rayfill_data.codec import encode_png
+from rayfill_data.contract import SPLITS, Manifest
+from rayfill_data.errors import ConfigError, unknown_name
+from rayfill_data.reader import PreparedDataset
+from rayfill_data.sources import SOURCES
+
+OptionsT = TypeVar("OptionsT")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrepareArgs(Generic[OptionsT]):
+    """Where a prepared dataset goes and how it is drawn."""
+
+    options: Annotated[OptionsT, tyro.conf.arg(name="")]
+    out: str
+    """Folder or URI of the dataset."""
+    seed: int = 0
+    """Seed of splits, crops and holes."""
+    overwrite: bool = False
+    """Replace another dataset that is already there."""
+    preview: Path | None = None
+    """PNG file for a contact sheet: samples of every split, hole marked, above image, target and
+    labels."""
+    preview_samples: int = 6
+    """Samples of each split on the contact sheet."""
+
+    def __post_init__(self) -> None:
+        if self.preview is not None and self.preview.suffix.lower() != ".png":
+            raise ConfigError([f"--preview is {self.preview}; it must be a .png file."])
+        if self.preview is not None and not self.preview.absolute().parent.is_dir():
+            raise ConfigError([f"--preview {self.preview}: its folder does not exist; make it."])
+        if self.preview_samples < 1:
+            raise ConfigError([f"--preview-samples is {self.preview_samples}; at least 1."])
+
+
+def main(args: Sequence[str]) -> int:
+    """Run the command."""
+    if not args or args[0] in ("-h", "--help"):
+        width = max(map(len, SOURCES))
+        lines = "".join(f"  {name:<{width}}  {spec.summary}\n" for name, spec in SOURCES.items())
+        sys.stdout.write(f"usage: rayfill prepare SOURCE --out URI [--help] ...\n\n{lines}")
+        return 0
+    name, *rest = args
+    if name not in SOURCES:
+        raise ConfigError([unknown_name("source", name, SOURCES)])
+    spec = SOURCES[name]
+    kind: Any = PrepareArgs[spec.options_type]  # type: ignore[name-defined]
+    about = f"{spec.summary}\n\n{spec.needs}" if spec.needs else spec.summary
+    asked = tyro.cli(kind, args=rest, prog=f"rayfill prepare {name}", description=about)
+    # Says what is wrong with the source before Ray starts.
+    plan = spec.plan(asked.options, asked.seed)
+    sys.stderr.write("".join(f"Note: {note}\n" for note in plan.notes))
+    from rayfill.training.cluster import ray_cluster
+    from rayfill_data.pipeline import prepare
+
+    with ray_cluster():
+        manifest = prepare(
+            name, out=asked.out, options=asked.options, seed=asked.seed, overwrite=asked.overwrite
+        )
+    sys.stdout.write(_describe(manifest, out=asked.out))
+    if asked.preview is not None:
+        from rayfill_data.preview import contact_sheet
+
+        sheet = contact_sheet(PreparedDataset.open(asked.out), per_split=asked.preview_samples)
+        asked.preview.write_bytes(encode_png(sheet))
+        sys.stdout.write(f"{asked.preview}: contact sheet.\n")
+    return 0
+
+
+def _describe(manifest: Manifest, *, out: str) -> str:
+    counts = ", ".join(
+        f"{split} {manifest.counts[split]} samples of {manifest.photo_counts[split]} photos"
+        for split in SPLITS
+    )
+    rejected = f"; {manifest.rejected} files rejected, see rejected.jsonl" * bool(manifest.rejected)
+    size = f"{manifest.height}x{manifest.width}" if manifest.height else "several sizes"
+    return f"{out}: {counts}, {size}{rejected}. Content {manifest.content_hash[:12]}.\n"

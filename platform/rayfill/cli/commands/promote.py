@@ -1,0 +1,151 @@
+"""``rayfill promote``: move the champion alias, with a reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from rayfill.cli.console import make_console
+from rayfill.runs import places
+from rayfill.runs.registry import CHAMPION, DEFAULT_MODEL_NAME, NoSuchModelError
+from rayfill_data.errors import ConfigError, RayfillError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rayfill.runs.registry import RegisteredModel
+
+#: Conditions under which scores can only be compared with scores of the same.
+_SAME = ("dataset_hash", "split", "size", "measured_on")
+
+#: Scores that a list of versions has room for; each version's page in MLflow has all.
+_LISTED = ("test_hole_psnr", "test_hole_ssim", "test_lpips", "test_removal_psnr")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromoteArgs:
+    """Make a registered version the champion, or list what there is."""
+
+    version: tyro.conf.Positional[str | None] = None
+    """Version number in the registry."""
+    reason: str | None = None
+    """Why; noted on the version, and in the model's history."""
+    list_versions: Annotated[bool, tyro.conf.arg(name="list")] = False
+    """Show every version with its scores, and which is champion."""
+    force: bool = False
+    """Promote a version whose scores cannot be compared with the present one's."""
+    model: str = DEFAULT_MODEL_NAME
+    """Registered model."""
+    alias: str = CHAMPION
+    """Alias to move."""
+    tracking_uri: str | None = None
+    """MLflow store; None as for training."""
+
+
+def main(args: Sequence[str]) -> int:
+    """Run the command."""
+    asked = tyro.cli(PromoteArgs, args=list(args), prog="rayfill promote")
+    uri = places.tracking_uri(asked.tracking_uri)
+    console = make_console()
+    if asked.list_versions:
+        _show_all(asked.model, tracking_uri=uri, console=console)
+        return 0
+    problems = [] if asked.version else ["No version is given: `rayfill promote --list` has them."]
+    if not (asked.reason or "").strip():
+        problems.append("--reason is empty: say why, in a sentence; it is noted on the version.")
+    if problems:
+        raise ConfigError(problems)
+    _promote(asked, tracking_uri=uri, console=console)
+    return 0
+
+
+def _promote(asked: PromoteArgs, *, tracking_uri: str, console: Console) -> None:
+    from rayfill.runs.registry import find_model, get_version, promote
+
+    new = get_version(asked.model, version=str(asked.version), tracking_uri=tracking_uri)
+    try:
+        old = find_model(asked.model, alias=asked.alias, tracking_uri=tracking_uri)
+    except NoSuchModelError:
+        old = None
+    if old and old.version == new.version:
+        raise RayfillError(f"Version {new.version} of {new.name!r} is {asked.alias} already.")
+    if old and not asked.force and (unlike := _unlike(new, old)):
+        raise RayfillError(
+            f"Version {new.version} cannot be compared with version {old.version}, which is "
+            f"{asked.alias}: {'; '.join(unlike)}. Promote it all the same with --force."
+        )
+    promote(new, alias=asked.alias, reason=str(asked.reason), tracking_uri=tracking_uri)
+    _show_change(old, new, console=console)
+    console.print(
+        f"{new.name}@{asked.alias} is now version {new.version}"
+        f"{f' (before: {old.version})' if old else ''}. Servers follow within seconds.",
+        highlight=False,
+    )
+
+
+def _unlike(new: RegisteredModel, old: RegisteredModel) -> list[str]:
+    """Return in which conditions two versions were measured differently."""
+    here, there = ([one.protocol.get(key, "not noted") for key in _SAME] for one in (new, old))
+    return [
+        f"{key} is {mine}, there {other}"
+        for key, mine, other in zip(_SAME, here, there, strict=True)
+        if mine != other
+    ]
+
+
+def _show_change(old: RegisteredModel | None, new: RegisteredModel, *, console: Console) -> None:
+    """Print the scores of what was promoted beside those of what it replaces."""
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("score")
+    for version in (old, new):
+        if version:
+            table.add_column(f"version {version.version}", justify="right")
+    if old:
+        table.add_column("change", justify="right")
+    for metric, value in new.scores.items():
+        cells = [f"{value:.4f}"]
+        if old:
+            before = old.scores.get(metric)
+            change = "" if before is None else f"{value - before:+.4f}"
+            cells = ["" if before is None else f"{before:.4f}", *cells, change]
+        table.add_row(metric, *cells)
+    console.print(table)
+
+
+def _show_all(name: str, *, tracking_uri: str, console: Console) -> None:
+    """Print every version, its main scores and its alias, newest first."""
+    from rich.table import Table
+
+    from rayfill.runs.model_page import score_tags
+    from rayfill.runs.registry import list_versions
+
+    versions = list_versions(name, tracking_uri=tracking_uri)
+    scores = [score_tags(version.scores) for version in versions]
+    known = dict.fromkeys(metric for one in scores for metric in one)
+    metrics = [metric for metric in known if metric in _LISTED or metric.startswith("val_")]
+    table = Table(title=name)
+    for column in ("version", "alias"):
+        table.add_column(column)
+    for metric in metrics:
+        table.add_column(metric.replace("_", " "), justify="right")
+    for column in ("dataset", "registered (UTC)", "promoted because"):
+        table.add_column(column, overflow="fold")
+    for version, one in zip(versions, scores, strict=True):
+        made = datetime.datetime.fromtimestamp(version.created_ms / 1000, tz=datetime.UTC)
+        data = version.protocol.get("dataset", ""), version.protocol.get("dataset_hash", "")[:8]
+        table.add_row(
+            version.version,
+            version.alias,
+            *(one.get(metric, "") for metric in metrics),
+            " ".join(data).strip(),
+            f"{made:%Y-%m-%d %H:%M}",
+            version.promoted_because,
+            style="bold" if version.alias == CHAMPION else None,
+        )
+    console.print(table)

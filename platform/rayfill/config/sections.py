@@ -1,0 +1,391 @@
+"""The parts of a run's configuration: every field documented once, every value checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from rayfill_data.errors import ConfigError, unknown_name
+from rayfill_data.mask_shapes import MASKS
+
+HoleFill = Literal["zero", "mean", "push_pull", "harmonic"]
+OutputKind = Literal["direct", "residual"]
+Schedule = Literal["constant", "cosine", "step"]
+Precision = Literal["auto", "fp32", "bf16"]
+Stage = Literal["inpainting", "edges", "labels", "image", "segmentation", "joint"]
+SelectMetric = Literal[
+    "hole_psnr",
+    "hole_ssim",
+    "psnr",
+    "ssim",
+    "removal_psnr",
+    "removal_ssim",
+    "edge_f1",
+    "label_accuracy",
+    "iou",
+]
+
+#: What each stage of training measures on the validation split, for ranking; the first is usual.
+STAGE_METRICS: dict[Stage, tuple[SelectMetric, ...]] = {
+    "inpainting": ("hole_psnr", "hole_ssim", "psnr", "ssim"),
+    "image": ("hole_psnr", "hole_ssim", "psnr", "ssim"),
+    "edges": ("edge_f1",),
+    "labels": ("label_accuracy",),
+    "segmentation": ("iou",),
+    "joint": ("removal_psnr", "removal_ssim", "iou"),
+}
+
+#: The name that stands for the photographs bundled with the dependencies, prepared on first use.
+BUNDLED_DATA = "photos"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What to train on and how training samples are varied."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    uri: str = BUNDLED_DATA
+    """Prepared dataset: a folder or s3://, gs:// URI; `photos` is the bundled set."""
+    feed: Literal["auto", "memory", "stream"] = "auto"
+    """Hold the split in memory, or stream it with Ray Data; auto: stream above memory_gib."""
+    memory_gib: float = 4.0
+    """Largest decoded training split, per worker, that auto keeps in memory."""
+    train_samples: int | None = None
+    """Train on so many samples, spread evenly over the training split; None: on all."""
+    expand_px: int = 0
+    """Pixels by which training holes grow beyond the object (mask expansion)."""
+    masks: str | None = None
+    """Draw training holes with this generator (see docs/data.md); None: as the dataset was
+    prepared."""
+    flip: bool = True
+    """Mirror half of the training samples."""
+    rotate_degrees: float = 0.0
+    """Largest angle by which training samples are turned."""
+    color_jitter: float = 0.1
+    """Largest relative change of brightness, contrast and saturation in training; 0 is none."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for every value that cannot be used."""
+        if not self.uri:
+            yield f"data.uri is empty: name a prepared dataset, or {BUNDLED_DATA!r}."
+        if self.masks is not None and self.masks not in MASKS:
+            yield "data.masks: " + unknown_name("mask generator", self.masks, MASKS)
+        if self.train_samples is not None and self.train_samples < 1:
+            yield f"data.train_samples is {self.train_samples}: it must be at least 1."
+        if self.train_samples is not None and self.feed == "stream":
+            yield "data.train_samples takes from a split in memory: leave data.feed at auto."
+        if self.expand_px < 0:
+            yield f"data.expand_px is {self.expand_px}: it must be 0 or more pixels."
+        if not 0 <= self.rotate_degrees <= 180:
+            yield f"data.rotate_degrees is {self.rotate_degrees}: it must lie in [0, 180]."
+        if not 0 <= self.color_jitter < 1:
+            yield f"data.color_jitter is {self.color_jitter}: it must lie in [0, 1)."
+        if self.memory_gib <= 0:
+            yield f"data.memory_gib is {self.memory_gib}: it must be above 0."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which network, and its options: each network takes those it knows."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    name: str = "attention_unet"
+    """A name of `rayfill models`."""
+    width: int = 12
+    """Channels of the first level (the reports use 64)."""
+    depth: int = 3
+    """Number of downsamplings (the reports use 4)."""
+    hole_fill: HoleFill = "harmonic"
+    """What stands in the hole before the network sees the image."""
+    output: OutputKind = "residual"
+    """Predict the picture, or a correction to the fill."""
+    mask_channel: bool = True
+    """Give the hole mask to the network as a fourth input channel."""
+    normalisation: Literal["liu", "report"] = "liu"
+    """Partial convolutions: scale by sum(1)/sum(known), or by 1/sum(known) as the reports print."""
+    freeze_encoder_norm: bool = False
+    """partial_conv_liu: keep the encoder's BatchNorm as it is (second phase of training)."""
+    blocks: int = 8
+    """edgeconnect: dilated residual blocks of each generator."""
+    inpainter: str = "attention_unet"
+    """joint: the network that fills the hole, with the options above."""
+    segmenter: str = "segmentation_unet"
+    """joint: the network that finds it."""
+    segmenter_width: int = 8
+    """joint: channels of the segmenter's first level."""
+    segmenter_depth: int = 4
+    """joint: the segmenter's number of downsamplings."""
+    segmenter_balance: float = 0.5
+    """joint: how far a segmentation_unet's loss evens labels out; 0 counts every pixel alike."""
+    label_names: tuple[str, ...] = ("nothing", "person")
+    """joint: what the dataset's label maps hold."""
+    label_maps: bool = False
+    """joint: the inpainter, edgeconnect, completes label maps too."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for every value that cannot be used."""
+        from rayfill.models import MODELS, model_config
+
+        if self.name not in MODELS:
+            yield "model.name: " + unknown_name("model", self.name, MODELS)
+        elif self.name == "joint" and self.inpainter not in MODELS:
+            yield "model.inpainter: " + unknown_name("model", self.inpainter, MODELS)
+        else:
+            known = self._known()
+            for name in self._changed():
+                if name not in known:
+                    yield (
+                        f"model.{name} is {getattr(self, name)!r}, but {self.name} has no such "
+                        "option: leave it out."
+                    )
+            try:
+                model_config(self.name, **self.options())
+            except ConfigError as error:
+                yield from (f"model: {problem}" for problem in error.problems)
+
+    def options(self) -> dict[str, Any]:
+        """Return the keyword arguments for :func:`rayfill.models.build_model`.
+
+        Only those that the network knows: not every network has a depth.
+        """
+        if self.name != "joint":
+            return self._options_of(self.name)
+        inpainter = self._options_of(self.inpainter)
+        if self.label_maps:
+            inpainter["labels"] = len(self.label_names)
+        return {
+            "inpainter": self.inpainter,
+            "inpainter_options": inpainter,
+            "segmenter": self.segmenter,
+            "segmenter_options": self._segmenter_options(),
+            "label_names": list(self.label_names),
+        }
+
+    def _options_of(self, network: str) -> dict[str, Any]:
+        from rayfill.models import option_names
+
+        known = option_names(network)
+        return {key: value for key, value in dataclasses.asdict(self).items() if key in known}
+
+    def _segmenter_options(self) -> dict[str, Any]:
+        from rayfill.models.segmentation import SEGMENTERS
+
+        if self.segmenter not in SEGMENTERS:
+            return {}
+        prefix = "segmenter_"
+        values = dataclasses.asdict(self).items()
+        options = {key.removeprefix(prefix): v for key, v in values if key.startswith(prefix)}
+        known = {field.name for field in dataclasses.fields(SEGMENTERS[self.segmenter].config_type)}
+        return {key: value for key, value in options.items() if key in known}
+
+    def _known(self) -> set[str]:
+        if self.name != "joint":
+            return {"name", *self._options_of(self.name)}
+        fields = (field.name for field in dataclasses.fields(self))
+        own = {name for name in fields if name.startswith("segmenter")}
+        own |= {"name", "inpainter", "label_names", "label_maps"}
+        return own | self._options_of(self.inpainter).keys()
+
+    def _changed(self) -> list[str]:
+        return [
+            field.name
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default
+        ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """What training minimises."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    terms: str = "l1"
+    """A weighted sum of terms, such as `mse`, `mse+perceptual`, `l1+0.05*perceptual`, `liu` or
+    `p2`."""
+    features: Literal["vgg16", "vgg19", "squeezenet1_1"] = "vgg19"
+    """The network whose activations perceptual and style terms compare."""
+    weights_path: str | None = None
+    """Local file with that network's ImageNet weights; otherwise torchvision's own download."""
+    alpha: float = 0.03
+    """Joint training: how far the mask shall grow beyond the object, as a share of the largest
+    distance in the picture; the report's best is 0.03."""
+    mask_expansion: float = 1000.0
+    """Joint training: weight of the mask-expansion loss; 0 trains without it."""
+    segmentation: float = 1.0
+    """Joint training: weight of the segmenter's own losses."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for every value that cannot be used."""
+        from rayfill.losses import ADVERSARIAL, LOSSES, parse_loss
+
+        try:
+            terms = parse_loss(self.terms)
+        except ConfigError as error:
+            yield from (f"loss.terms: {problem}" for problem in error.problems)
+        else:
+            if not any(term in LOSSES for term in terms):
+                yield (
+                    f"loss.terms is {self.terms!r}: {', '.join(ADVERSARIAL)} alone do not say what "
+                    "to paint; add a term such as hole_mean_l1."
+                )
+        if not 0 <= self.alpha < 1:
+            yield f"loss.alpha is {self.alpha}: it must lie in [0, 1); 0.03 is the report's best."
+        for name in ("mask_expansion", "segmentation"):
+            if getattr(self, name) < 0:
+                yield f"loss.{name} is {getattr(self, name)}: it must be 0 or more."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How the network is optimised."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    stage: Stage = "inpainting"
+    """What is trained. Of edgeconnect: edges, labels or image, each by itself, or inpainting (all
+    of it). Of joint: its inpainter as before, segmentation, or joint (both through the mask)."""
+    epochs: int = 10
+    """Passes over the training split."""
+    batch_size: int = 16
+    """Samples in one optimiser step, over all workers together."""
+    learning_rate: float = 3e-3
+    """Peak learning rate of Adam."""
+    schedule: Schedule = "cosine"
+    """Course of the learning rate after the warm-up."""
+    step_epochs: tuple[int, ...] = ()
+    """With `step`: the epochs after which the learning rate is divided by 10."""
+    warmup_steps: int = 20
+    """Optimiser steps over which the learning rate rises linearly."""
+    grad_clip_norm: float = 1.0
+    """Largest gradient norm; 0 leaves gradients alone."""
+    ema_decay: float = 0.99
+    """Decay of the running average of the weights that is validated and kept; 0 is none."""
+    precision: Precision = "auto"
+    """auto is bf16 where the machine computes it faster (AMX, CUDA), else fp32."""
+    compile: bool = False
+    """torch.compile the network: pays off after several hundred steps."""
+    validate_every: int = 1
+    """Epochs between validations (each also writes a checkpoint)."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints to keep, beside the best one."""
+    max_bad_steps: int = 10
+    """Steps in a row with a non-finite loss or gradient after which training stops."""
+    init_from: str | None = None
+    """Start from the weights of a model instead of random ones: a bundle or a run's folder,
+    models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/model, or sweep:NAME for a sweep's best."""
+    continue_from: str | None = None
+    """Go on from the newest checkpoint of this run's folder, with its optimisers, averages and
+    epochs: `epochs` counts those that were done there."""
+    schedule_epochs: tuple[int, int] | None = None
+    """First and last epoch of the learning rate's course; None is the whole run."""
+    discriminator_width: int = 64
+    """Channels of the first layer of a discriminator, where the loss has one."""
+    discriminator_rate: float = 0.1
+    """Learning rate of discriminators, as a share of learning_rate."""
+    seed: int = 0
+    """Seed of weights, order and augmentation."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for every value that cannot be used."""
+        counts = ("epochs", "batch_size", "validate_every", "keep_checkpoints", "max_bad_steps")
+        for name in (*counts, "discriminator_width"):
+            if getattr(self, name) < 1:
+                yield f"train.{name} is {getattr(self, name)}: it must be at least 1."
+        for name in ("learning_rate", "discriminator_rate"):
+            if not getattr(self, name) > 0:
+                yield f"train.{name} is {getattr(self, name)}: it must be above 0."
+        if not 0 <= self.ema_decay < 1:
+            yield f"train.ema_decay is {self.ema_decay}: it must lie in [0, 1)."
+        for name in ("warmup_steps", "grad_clip_norm", "seed"):
+            if getattr(self, name) < 0:
+                yield f"train.{name} is {getattr(self, name)}: it must be 0 or more."
+        yield from self._course_problems()
+
+    def _course_problems(self) -> Iterator[str]:
+        """Yield what is wrong with where the run begins and with its learning rate's course."""
+        if self.init_from and self.continue_from:
+            yield "train.init_from and train.continue_from exclude each other: leave one out."
+        if self.schedule_epochs and not 0 <= self.schedule_epochs[0] < self.schedule_epochs[1]:
+            yield (
+                f"train.schedule_epochs is {self.schedule_epochs}: the first must be 0 or more, "
+                "the last above it."
+            )
+        if self.schedule == "step" and not self.step_epochs:
+            yield "train.schedule is 'step': give train.step_epochs, such as 8 16."
+        if self.schedule != "step" and self.step_epochs:
+            yield f"train.step_epochs needs train.schedule 'step', got {self.schedule!r}."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScalingConfig:
+    """How many processes and which share of the cluster one run takes."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    num_workers: int = 1
+    """Training processes; more than one train together (DDP)."""
+    use_gpu: bool | None = None
+    """None takes GPUs where the cluster has any."""
+    cpus_per_worker: float = 1.0
+    """CPU cores (and torch threads) of one worker."""
+    gpus_per_worker: float = 1.0
+    """GPUs of one worker when GPUs are used; a fraction lets several small runs share one."""
+    max_failures: int = 1
+    """Times a run is restarted from its last checkpoint after a worker died."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for every value that cannot be used."""
+        if self.num_workers < 1:
+            yield f"scaling.num_workers is {self.num_workers}: it must be at least 1."
+        for name in ("cpus_per_worker", "gpus_per_worker"):
+            if getattr(self, name) <= 0:
+                yield f"scaling.{name} is {getattr(self, name)}: it must be above 0."
+        if self.max_failures < 0:
+            yield f"scaling.max_failures is {self.max_failures}: it must be 0 or more."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Where results are recorded."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    uri: str | None = None
+    """MLflow tracking URI; None is MLFLOW_TRACKING_URI, else a SQLite file in the home folder."""
+    experiment: str = "rayfill"
+    """MLflow experiment."""
+    model_name: str = "rayfill"
+    """Name in the model registry."""
+    pictures: int = 6
+    """Validation samples logged as pictures at every validation."""
+    params: tuple[str, ...] = ()
+    """Config keys recorded as parameters even at their default, beside those that are not; a sweep
+    adds what it varies. The whole configuration is the run's config.json."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for every value that cannot be used."""
+        if self.pictures < 0:
+            yield f"tracking.pictures is {self.pictures}: it must be 0 or more."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """What is measured on held-out samples."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    select_metric: SelectMetric = "hole_psnr"
+    """Validation metric (higher is better) by which checkpoints and trials are ranked; stages
+    other than inpainting have their own: edge_f1, label_accuracy, iou, removal_psnr."""
+    lpips_network: Literal["squeeze", "alex", "vgg"] = "alex"
+    """Network of the LPIPS metric."""
+    lpips_weights_path: str | None = None
+    """Local file with that network's complete LPIPS state; without weights LPIPS is left out."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for every value that cannot be used."""
+        yield from ()

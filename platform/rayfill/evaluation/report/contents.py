@@ -1,0 +1,243 @@
+"""What a comparison says: the ranking, how sure it is, and what differs between the runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayfill.evaluation.leaderboard import COLUMNS, Entry, Leaderboard, psnr_and_ssim
+from rayfill.evaluation.measure import Measured
+from rayfill.metrics import BUCKETS
+from rayfill.metrics.significance import Difference, paired_difference
+
+#: Parameters in which any two runs differ, or that change nothing that is learned.
+_OF_NO_INTEREST = ("name", "storage", "tracking.")
+
+#: A longer path is shown by its last parts.
+_LONG_PATH = 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What is known of a trained system beside its scores."""
+
+    name: str
+    params: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Its configuration by dotted key, as MLflow shows it."""
+    history: Sequence[Mapping[str, float]] = ()
+    """Metrics of every epoch, oldest first."""
+    run_dir: str = ""
+    bundle: str = ""
+    """Where its best weights lie."""
+    run_id: str = ""
+    """In MLflow, empty where that is not known."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unranked:
+    """A run that was asked for and cannot be ranked."""
+
+    name: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Paired:
+    """How much better the best system is than another on the same samples."""
+
+    name: str
+    by_metric: Mapping[str, Difference]
+    """``best - other``, or the other way round where less is better; without a metric of which
+    they share no finite value."""
+
+    def tied(self, metric: str) -> bool:
+        """Whether the interval holds 0, so that the two cannot be told apart."""
+        return metric in self.by_metric and not self.by_metric[metric].significant
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BucketMean:
+    """A system's mean over the samples of one bucket of hole ratios, with its interval."""
+
+    bucket: int
+    """Index into :data:`rayfill.metrics.BUCKETS`."""
+    mean: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Systems measured under one protocol, and all that is known of them."""
+
+    board: Leaderboard
+    runs: Mapping[str, Run]
+    """The trained systems by name; entries without one are baselines."""
+    measured: Mapping[str, Measured]
+    """Every entry's metrics per sample."""
+    sample_id: Sequence[str]
+    hole_ratio: NDArray[np.floating]
+    """(N,) share of hole pixels of every sample, in [0, 1]."""
+    dataset: str
+    """Where the dataset lies that pictures are drawn from."""
+    unranked: Sequence[Unranked] = ()
+
+    @functools.cached_property
+    def best(self) -> Entry | None:
+        """The entry that is ranked first; None if none has a finite score."""
+        first = next(iter(self.board.ranked()), None)
+        return first if first and self._finite(first) else None
+
+    @property
+    def metrics(self) -> list[str]:
+        """What is compared: the metric it is ranked by, and PSNR and SSIM of the same pixels."""
+        wanted = dict.fromkeys([self.board.rank_by, *psnr_and_ssim(self.board.rank_by)])
+        return [m for m in wanted if any(m in found.values for found in self.measured.values())]
+
+    @property
+    def sample_metric(self) -> str:
+        """The first of :attr:`metrics`, or PSNR in the hole where none is known per sample."""
+        return next(iter(self.metrics), "hole_psnr")
+
+    @functools.cached_property
+    def differences(self) -> list[Paired]:
+        """How much better the best entry is than every other, by rank; none without a best."""
+        if self.best is None:
+            return []
+        others = [entry.name for entry in self.board.ranked() if entry is not self.best]
+        return [self._paired(self.best.name, other) for other in others]
+
+    def _paired(self, best: str, other: str) -> Paired:
+        found = {}
+        for metric in self.metrics:
+            one, two = (self.measured[name].values.get(metric) for name in (best, other))
+            if one is None or two is None:
+                continue
+            if (np.isfinite(one) & np.isfinite(two)).any():
+                less = metric in COLUMNS and COLUMNS[metric].less_is_better
+                found[metric] = paired_difference(two, one) if less else paired_difference(one, two)
+        return Paired(name=other, by_metric=found)
+
+    def verdict(self) -> list[str]:
+        """Return the result in a sentence or two."""
+        if self.best is None:
+            return ["No system has a finite score, so none is best."]
+        metric = self.board.rank_by
+        score = self.best.table.total[metric].mean
+        said = [f"{self.best.name} is best: {metric_name(metric)} {with_unit(score, metric)}."]
+        tied = [pair.name for pair in self.differences if pair.tied(self.sample_metric)]
+        if tied:
+            said.append(
+                f"On these {len(self.sample_id)} samples it cannot be told from {listing(tied)}."
+            )
+        elif self.differences:
+            next_best = self.differences[0]
+            if self.sample_metric in next_best.by_metric:
+                lead = interval(next_best.by_metric[self.sample_metric], self.sample_metric)
+                said.append(
+                    f"It is ahead of {next_best.name} by {lead} {unit(self.sample_metric)}".rstrip()
+                    + ", more than chance explains."
+                )
+        return said
+
+    def faults(self) -> list[str]:
+        """Return what is wrong with the numbers themselves, a sentence for each system."""
+        metric, sentences = self.sample_metric, []
+        for entry in self.board.ranked():
+            values = self.measured[entry.name].values.get(metric)
+            if values is None:
+                continue
+            # Without a hole there is nothing to measure; with one, NaN is an answer gone wrong.
+            missing = int((np.isnan(values) & (self.hole_ratio > 0)).sum())
+            if missing:
+                ranked = "" if self._finite(entry) else ", so it is ranked last"
+                sentences.append(
+                    f"{entry.name}: {metric_name(metric)} is not a number on {missing} of "
+                    f"{len(values)} samples{ranked}."
+                )
+        return sentences
+
+    def changed(self) -> tuple[list[str], dict[str, list[str]]]:
+        """Return the parameters that differ, and every run's values of them, best first.
+
+        A parameter that a run's version of Rayfill did not have is empty, and no difference.
+        """
+        runs = [self.runs[e.name] for e in self.board.ranked() if e.name in self.runs]
+        keys = dict.fromkeys(key for run in runs for key in run.params)
+        differing = [
+            key
+            for key in keys
+            if not key.startswith(_OF_NO_INTEREST)
+            and len({run.params[key] for run in runs if key in run.params}) > 1
+        ]
+        return differing, {
+            run.name: [shortened(run.params.get(key, "")) for key in differing] for run in runs
+        }
+
+    def by_hole_ratio(self, name: str) -> list[BucketMean]:
+        """Return a system's means by hole ratio, where there are samples, with 95 % intervals."""
+        values = self.measured[name].values.get(self.sample_metric)
+        if values is None:
+            return []
+        # Ratios are kept as float32: 0.7 of them is a little less.
+        index = np.floor(np.round(self.hole_ratio.astype(float) * len(BUCKETS), 4))
+        index = np.minimum(index, len(BUCKETS) - 1)
+        means = []
+        for bucket in range(len(BUCKETS)):
+            own = values[(index == bucket) & np.isfinite(values)]
+            if own.size:
+                found = paired_difference(own, np.zeros_like(own))
+                means.append(
+                    BucketMean(bucket=bucket, mean=found.mean, low=found.low, high=found.high)
+                )
+        return means
+
+    def _finite(self, entry: Entry) -> bool:
+        score = entry.table.total.get(self.board.rank_by)
+        return score is not None and math.isfinite(score.mean)
+
+
+def metric_name(metric: str) -> str:
+    """Return a metric as it is written in a sentence or at an axis."""
+    return COLUMNS[metric].title.rstrip(" ↑↓") if metric in COLUMNS else metric
+
+
+def unit(metric: str) -> str:
+    """Return the unit of a metric, empty if it has none."""
+    return "dB" if metric.endswith("psnr") else ""
+
+
+def with_unit(value: float, metric: str) -> str:
+    """Return a value with the digits and the unit of its metric, and a minus that is one."""
+    digits = COLUMNS[metric].digits if metric in COLUMNS else 3
+    shown = "∞" if value == math.inf else f"{value:.{digits}f}".replace("-", "−")
+    return f"{shown} {unit(metric)}".rstrip()
+
+
+def interval(found: Difference, metric: str) -> str:
+    """Return a difference and its interval, a digit finer than scores: differences are small."""
+    digits = COLUMNS[metric].digits + 1 if metric in COLUMNS else 3
+    mean, low, high = (
+        f"{value:+.{digits}f}".replace("-", "−") for value in (found.mean, found.low, found.high)
+    )
+    return f"{mean} [{low}, {high}]"
+
+
+def listing(names: Sequence[str], *, most: int = 4) -> str:
+    """Return the first names of a list and how many more there are."""
+    shown = list(names[:most])
+    if len(names) > most:
+        return f"{', '.join(shown)} and {len(names) - most} more"
+    return " or ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
+
+
+def shortened(value: str) -> str:
+    """Return a long path by its last two parts, anything else as it is."""
+    if "/" not in value or len(value) <= _LONG_PATH:
+        return value
+    return "…/" + "/".join(value.rstrip("/").split("/")[-2:])

@@ -1,0 +1,109 @@
+"""What the folders of runs and sweeps hold: configurations, results, and why there are none."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayfill.evaluation.leaderboard import Leaderboard
+from rayfill.evaluation.measure import Measured
+from rayfill.evaluation.report.found import RunFolder
+from rayfill.runs import places
+from rayfill.runs.bundle import CONFIG_FILE
+from rayfill.runs.folder import read_history
+from rayfill.runs.folders import read_file
+from rayfill.runs.journal import recorded_run
+from rayfill.sweeps.plan import read_outcome
+from rayfill.training.loop import best_bundle
+from rayfill_data.errors import RayfillError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Results:
+    """What a finished sweep wrote down."""
+
+    board: Leaderboard
+    measured: Mapping[str, Measured]
+    sample_id: Mapping[str, tuple[str, ...]]
+    hole_ratio: Mapping[str, NDArray[np.floating]]
+
+
+def read_results(sweep: str) -> Results | None:
+    """Return what a sweep measured; None if it has not ended, or kept no values per sample."""
+    import pyarrow.parquet as pq
+
+    text, samples = (read_file(f"{sweep}/{n}") for n in ("leaderboard.json", "samples.parquet"))
+    if text is None or samples is None:
+        return None
+    try:
+        board = Leaderboard.from_dict(json.loads(text))
+        columns = pq.read_table(io.BytesIO(samples)).to_pydict()
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise RayfillError(
+            f"The results of {sweep} are damaged ({type(error).__name__}: {error}). Delete its "
+            "leaderboard.json and samples.parquet, and its runs are measured again."
+        ) from error
+    rows: dict[str, list[int]] = {}
+    for index, name in enumerate(columns["system"]):
+        rows.setdefault(name, []).append(index)
+    metrics = [name for name in columns if name not in ("system", "sample_id", "hole_ratio")]
+    values = {metric: np.array(columns[metric], float) for metric in metrics}
+    sample_id, ratio = np.array(columns["sample_id"]), np.array(columns["hole_ratio"], float)
+    tables = {entry.name: entry.table for entry in board.entries}
+    of_board = {name: own for name, own in rows.items() if name in tables}
+    return Results(
+        board=board,
+        measured={
+            name: Measured(table=tables[name], values={m: values[m][own] for m in metrics})
+            for name, own in of_board.items()
+        },
+        sample_id={name: tuple(map(str, sample_id[own])) for name, own in of_board.items()},
+        hole_ratio={name: ratio[own] for name, own in of_board.items()},
+    )
+
+
+def read_config(folder: RunFolder) -> dict[str, Any]:
+    """Return the configuration of a run: of its best bundle, else as its sweep planned it.
+
+    Raises:
+        RayfillError: it has neither.
+    """
+    bundle = read_file(f"{best_bundle(folder.run_dir)}/{CONFIG_FILE}")
+    plan = read_file(f"{folder.sweep_dir}/plan.json") if folder.sweep_dir else None
+    try:
+        if bundle:
+            return dict(json.loads(bundle)["extra"]["run"])
+        planned = json.loads(plan)["trials"] if plan else []
+        return dict(next(trial for trial in planned if trial["name"] == folder.name))
+    except StopIteration:
+        raise RayfillError(why_no_metrics(folder)) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise RayfillError(
+            f"{folder.run_dir}: its configuration cannot be read ({type(error).__name__}: {error})."
+        ) from error
+
+
+def why_no_metrics(folder: RunFolder) -> str:
+    """Return why a run without a model has none: it failed, or has not come that far."""
+    outcome = read_outcome(folder.run_dir)
+    if outcome and outcome.status == "failed":
+        return f"it failed in epoch {outcome.epoch}: {outcome.reason}"
+    epochs = len(read_history(folder.run_dir))
+    return (
+        f"it has no model yet ({epochs} epochs done, none validated); train it further"
+        if epochs
+        else f"it has no metrics and no model: nothing was trained in {folder.run_dir}"
+    )
+
+
+def journalled_run(folder: RunFolder) -> str:
+    """Return the MLflow run of a folder that was trained on this machine, else nothing."""
+    parts = (Path(folder.sweep_dir).name, folder.name) if folder.sweep_dir else (folder.name,)
+    return recorded_run(places.home().joinpath("tracking", *parts))

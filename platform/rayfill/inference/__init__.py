@@ -1,0 +1,1 @@
+"""Filling holes in photographs of any size."""

@@ -1,0 +1,1 @@
+"""What is kept of a run: folders, checkpoints, bundles, records in MLflow and the registry."""

@@ -1,0 +1,233 @@
+"""What the page of a run says in MLflow: parameters to compare, what went in, what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rayfill.config.run import RunConfig, flatten, to_dict
+from rayfill_data.reader import PreparedDataset
+
+if TYPE_CHECKING:
+    from rayfill.evaluation.leaderboard import Leaderboard
+    from rayfill.metrics import MetricTable
+    from rayfill.runs.tracking import Tracker
+    from rayfill.sweeps.space import Space
+    from rayfill.training.launch import TrainingJob
+
+#: MLflow's tag for what stands at the top of a run's page, in Markdown.
+NOTE = "mlflow.note.content"
+CONFIG_FILE = "config.json"
+#: Enough to tell datasets apart, and MLflow's column shows no more.
+_DIGEST_CHARS = 12
+
+#: Parameters of every run, in the order shown.
+_ALWAYS = ("model.name", "loss.terms", "train.epochs")
+#: What can change a result, and is compared where somebody changed it ...
+_COMPARED = ("data.", "model.", "loss.", "train.", "scaling.num_workers")
+#: ... but for places, which tags and config.json hold, and for what only sets when things are done.
+_NOT_COMPARED = (
+    "data.uri",
+    "data.feed",
+    "data.memory_gib",
+    "loss.weights_path",
+    "train.continue_from",
+    "train.init_from",
+    "train.keep_checkpoints",
+    "train.max_bad_steps",
+    "train.validate_every",
+)
+
+
+def compared_params(config: RunConfig, *, without: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the few parameters that tell a run from others, what a sweep varies first.
+
+    MLflow prints all parameters above every picture, so a whole configuration would push the
+    picture out of its tile. Those at their default are left out, but for the main ones and those of
+    ``tracking.params``.
+    """
+    values, usual = flatten(to_dict(config)), flatten(to_dict(RunConfig()))
+    changed = [
+        key
+        for key in values
+        if key.startswith(_COMPARED) and key not in _NOT_COMPARED and values[key] != usual[key]
+    ]
+    shown = dict.fromkeys([*config.tracking.params, *_ALWAYS, *changed])
+    return {key: values[key] for key in shown if key not in without}
+
+
+def comparing(config: RunConfig, keys: Sequence[str]) -> RunConfig:
+    """Return the config with ``keys`` among those that are always parameters."""
+    params = tuple(dict.fromkeys([*config.tracking.params, *keys]))
+    return dataclasses.replace(config, tracking=dataclasses.replace(config.tracking, params=params))
+
+
+def varied_keys(space: Space) -> list[str]:
+    """Return the config keys that a space varies, those of its variants included."""
+    from rayfill.sweeps.space import RANGES, Variant
+
+    keys: dict[str, None] = {}
+    for key, axis in space.items():
+        values = () if isinstance(axis, RANGES) else axis
+        variants = [value for value in values if isinstance(value, Variant)]
+        keys |= dict.fromkeys(name for variant in variants for name in variant.changes)
+        if len(variants) < len(values) or not values:
+            keys[key] = None
+    return list(keys)
+
+
+def differing_keys(runs: Sequence[RunConfig]) -> list[str]:
+    """Return the config keys in which runs differ, but for their names and places."""
+    flat = [flatten(to_dict(run)) for run in runs]
+    return [
+        key
+        for key in flat[0]
+        if key.startswith(_COMPARED) and any(one[key] != flat[0][key] for one in flat)
+    ]
+
+
+def record_inputs(tracker: Tracker, *, config: RunConfig, dataset: PreparedDataset) -> None:
+    """Record the whole configuration as a file, and the dataset as MLflow's input."""
+    tracker.text(json.dumps(to_dict(config), indent=1), CONFIG_FILE)
+    manifest = dataset.manifest
+    tracker.dataset(
+        config.data.uri.rstrip("/").rpartition("/")[2],
+        digest=dataset.content_hash[:_DIGEST_CHARS],
+        uri=config.data.uri,
+        profile={
+            "num_rows": sum(dataset.counts.values()),
+            **dataset.counts,
+            "size": f"{dataset.height}x{dataset.width}",
+            "source": manifest.source,
+            "content_hash": dataset.content_hash,
+        },
+    )
+
+
+def describe_run(job: TrainingJob) -> str:
+    """Return what a run is and how to use what it trains, in Markdown."""
+    place = {
+        "phase": f"Phase of sweep **{job.sweep}**",
+        "winner": f"Winner of sweep **{job.sweep}**, trained on",
+        "trial": f"Trial of sweep **{job.sweep}**",
+    }.get(job.kind, "Run by itself")
+    params = [f"{key} `{value}`" for key, value in compared_params(job.config).items()]
+    return (
+        f"{place}: {', '.join(params)}. `rayfill erase --model` takes the folder in the tag "
+        f"`rayfill.bundle`. The whole configuration is `{CONFIG_FILE}` (Artifacts)."
+    )
+
+
+def sweep_view(
+    sweep: str, *, metrics: Sequence[str], params: Sequence[str]
+) -> dict[str, str | bool | list[str]]:
+    """Return MLflow's table of a sweep's runs, best first by the first metric, without folding.
+
+    Args:
+        sweep: Its name.
+        metrics: Columns, such as ``test/hole_psnr``.
+        params: Columns: what it varies.
+    """
+    return {
+        "searchFilter": f"tags.rayfill.sweep = '{sweep}' and tags.rayfill.kind != 'sweep'",
+        "orderByKey": f"metrics.`{metrics[0]}`",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": [
+            *(f"metrics.`{name}`" for name in metrics),
+            *(f"params.`{name}`" for name in params),
+            "tags.`rayfill.outcome`",
+        ],
+    }
+
+
+def describe_sweep(
+    name: str, *, space: Mapping[str, str], run_dir: str, board: Leaderboard | None = None
+) -> str:
+    """Return what a sweep varies and, when it is done, its table, in Markdown."""
+    rows = "".join(f"| `{key}` | {values} |\n" for key, values in space.items())
+    varied = f"| varied | values |\n| --- | --- |\n{rows}\n" if rows else ""
+    address = f"#/experiments/{{experiment_id}}/runs?viewStateShareKey={name}"
+    link = f"[Its runs as a table, best first]({address}&workflowType=machine_learning)"
+    if board is None:
+        return f"{link}; the leaderboard stands here when the trials are done.\n\n{varied}"
+    return (
+        f"{link}\n\n{_short_table(board)}\n{varied}"
+        "With deviations and by hole ratio: `leaderboard.md` (Artifacts). As a page with "
+        f"pictures:\n\n```\nrayfill compare {run_dir}\n```\n"
+    )
+
+
+def record_sweep(
+    tracker: Tracker,
+    *,
+    name: str,
+    config: RunConfig,
+    space: Space,
+    board: Leaderboard | None = None,
+) -> None:
+    """Record what a sweep varies, its table when it is done, and a view of its runs.
+
+    Args:
+        tracker: Of the sweep's own run.
+        name: Of the sweep.
+        config: Of a trial.
+        space: What is varied.
+        board: What was measured.
+    """
+    from rayfill.evaluation.leaderboard import psnr_and_ssim
+    from rayfill.sweeps.space import describe_space
+
+    described = describe_sweep(
+        name, space=describe_space(space), run_dir=f"{config.storage}/{name}", board=board
+    )
+    tracker.tags({NOTE: described})
+    measured = [board.rank_by, *psnr_and_ssim(board.rank_by)] if board else []
+    metrics = [*(f"test/{metric}" for metric in measured), f"val/{config.eval.select_metric}"]
+    params = config.tracking.params
+    tracker.view(name, sweep_view(name, metrics=list(dict.fromkeys(metrics)), params=params))
+
+
+def test_scores(table: MetricTable) -> dict[str, float]:
+    """Return the means on the test split under the names they have in MLflow."""
+    return {f"test/{name}": score.mean for name, score in table.total.items()}
+
+
+def record_result(tracker: Tracker, *, job: TrainingJob, table: MetricTable, epochs: str) -> None:
+    """Record how a run ended and what it scored on the test split.
+
+    Args:
+        tracker: Of the run.
+        job: The run.
+        table: Its scores on the test split.
+        epochs: Done and planned, such as ``2/4``.
+    """
+    from rayfill.sweeps.plan import read_outcome
+
+    outcome = read_outcome(job.run_dir)
+    early = outcome is not None and outcome.status == "stopped"
+    how = f"stopped early, {epochs} epochs" if early else f"{epochs} epochs"
+    scores = {name: score.mean for name, score in table.total.items()}
+    shown = ", ".join(f"{k} **{v:.4g}**" for k, v in scores.items() if math.isfinite(v))
+    note = f"Test split: {shown} ({how}).\n\n{describe_run(job)}"
+    tracker.tags({NOTE: note, "rayfill.outcome": how})
+    if outcome is not None and outcome.status in ("finished", "stopped"):
+        # Tune ends a trial in the way that a kill does, which MLflow would show as one.
+        tracker.status("FINISHED")
+
+
+def _short_table(board: Leaderboard) -> str:
+    """Return the metric that ranks, of everything measured, best first."""
+    lines = [f"| # | {board.rank_by} | epochs | system |\n| ---: | ---: | ---: | --- |\n"]
+    for rank, entry in enumerate(board.ranked(), start=1):
+        score = entry.table.total.get(board.rank_by)
+        value = f"{score.mean:.4g}" if score and math.isfinite(score.mean) else ""
+        kind = "" if entry.kind == "trial" else f" ({entry.kind})"
+        lines.append(f"| {rank} | {value} | {entry.epochs} | {entry.name}{kind} |\n")
+    return "".join(lines)

@@ -1,0 +1,1 @@
+"""Many runs planned, trained side by side and compared."""

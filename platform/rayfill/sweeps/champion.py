@@ -1,0 +1,88 @@
+"""Deciding which registered model is the champion, and saying why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from rayfill.config.run import RunConfig
+from rayfill.runs.registry import (
+    NoSuchModelError,
+    RegisteredModel,
+    find_model,
+    promote,
+    register_bundle,
+)
+from rayfill.training.launch import TrainingJob, attach_tracker
+from rayfill.training.loop import best_bundle
+
+if TYPE_CHECKING:
+    from rayfill.metrics import MetricTable
+
+
+def register_champion(
+    config: RunConfig,
+    *,
+    job: TrainingJob,
+    table: MetricTable,
+    val_metric: str,
+    val_score: float,
+    protocol: Mapping[str, str],
+    console: Console,
+) -> RegisteredModel | None:
+    """Register a run's best model and make it champion unless the present one is better.
+
+    Two models are compared by their validation score on the same dataset; against a champion of
+    another dataset there is nothing to compare, and the new model takes its place.
+
+    Returns:
+        The new version, or None where MLflow does not hold the run (an outage).
+    """
+    tracking_uri = str(config.tracking.uri)
+    tracker = attach_tracker(job)
+    tracker.close()
+    run_id = tracker.run_id
+    if not run_id:
+        console.print("MLflow does not answer, so no model was registered; see `rayfill replay`.")
+        return None
+    metric = f"val_{val_metric}"
+    scores = {name: score.mean for name, score in table.total.items()} | {metric: val_score}
+    model = register_bundle(
+        best_bundle(job.run_dir),
+        name=config.tracking.model_name,
+        run_id=run_id,
+        scores=scores,
+        protocol=protocol,
+        tracking_uri=tracking_uri,
+    )
+    present = _present_champion(model.name, tracking_uri=tracking_uri)
+    reason = _why_promote(model, present=present, metric=metric)
+    if reason:
+        promote(model, reason=reason, tracking_uri=tracking_uri)
+        console.print(f"Champion: {model.name} version {model.version} ({reason}).")
+    elif present:
+        console.print(
+            f"Version {present.version} stays champion: its {metric} is "
+            f"{present.scores[metric]:.3f}, the new version {model.version} has {val_score:.3f}."
+        )
+    return model
+
+
+def _why_promote(model: RegisteredModel, *, present: RegisteredModel | None, metric: str) -> str:
+    if present is None:
+        return "the first of its name"
+    if present.protocol.get("dataset_hash") != model.protocol["dataset_hash"]:
+        return f"version {present.version} was measured on another dataset"
+    if metric not in present.scores:
+        return f"version {present.version} has no {metric}"
+    new, old = model.scores[metric], present.scores[metric]
+    return f"{metric} {new:.3f} against {old:.3f}" if new > old else ""
+
+
+def _present_champion(name: str, *, tracking_uri: str) -> RegisteredModel | None:
+    try:
+        return find_model(name, tracking_uri=tracking_uri)
+    except NoSuchModelError:
+        return None

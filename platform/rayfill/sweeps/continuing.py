@@ -1,0 +1,133 @@
+"""Training trials of an earlier sweep for more epochs, as a sweep of its own beside the first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from rayfill.config.run import RunConfig, replace
+from rayfill.sweeps.options import SweepOptions
+from rayfill.sweeps.plan import Plan, read_outcome
+from rayfill.sweeps.sweep import Sweep, WinnerOptions
+from rayfill.sweeps.trials import scores_of
+from rayfill.training.lineage import leaves, newest_meta
+from rayfill_data.errors import ConfigError, RayfillError, unknown_name
+
+Course = Literal["continue", "restart"]
+
+_COURSES = {
+    "continue": "the learning rate goes on as if the runs had been planned that long",
+    "restart": "the learning rate begins its course again, warm-up included",
+}
+
+
+def continued_sweep(
+    plan: Plan,
+    *,
+    epochs: int,
+    best: int | None,
+    names: Sequence[str],
+    course: Course,
+    options: SweepOptions,
+    resume: bool,
+) -> Sweep:
+    """Return a sweep that trains trials of another for more epochs, from their last checkpoints.
+
+    Args:
+        plan: Of the earlier sweep.
+        epochs: To train besides those that were done.
+        best: So many, by validation; None is all.
+        names: These trials, also such as were stopped early; otherwise all that finished.
+        course: Whether the learning rate goes on or begins again; the same where it is constant.
+        options: Limits.
+        resume: Go on with an interrupted continuation.
+
+    Raises:
+        ConfigError: every argument that cannot be used.
+        RayfillError: no trial that can be continued.
+    """
+    problems = []
+    if epochs < 1:
+        problems.append(f"epochs is {epochs}: it must be at least 1.")
+    if best is not None and best < 1:
+        problems.append(f"best is {best}: it must be at least 1.")
+    if best is not None and names:
+        problems.append("best and trials exclude each other: leave one out.")
+    if options.search != "grid" or options.scheduler == "pbt":
+        problems.append("A continuation chooses nothing: leave sweep.search and pbt out.")
+    problems += _name_problems(plan, names)
+    if problems:
+        raise ConfigError(problems)
+    parents = _chosen(plan, best=best, names=names)
+    runs = [_going_on(parent, plan=plan, epochs=epochs, course=course) for parent in parents]
+    return Sweep(
+        base=replace(runs[0], {"name": f"{plan.name}-continued", "train.continue_from": None}),
+        runs=runs,
+        beside={parent.name: plan.run_dir(parent) for parent in parents},
+        options=options,
+        winner=WinnerOptions(epochs=0),
+        notes=[
+            f"Trials of {plan.name} trained for {epochs} more epochs; {_COURSES[course]}. Rows of "
+            "kind earlier are the same runs before."
+        ],
+        resume=resume,
+    )
+
+
+def _name_problems(plan: Plan, names: Sequence[str]) -> list[str]:
+    known = {trial.name: trial for trial in plan.trials}
+    problems = []
+    for name in names:
+        if name not in known:
+            problems.append(unknown_name("trial", name, known))
+            continue
+        outcome = read_outcome(plan.run_dir(known[name]))
+        if outcome is None:
+            problems.append(f"Trial {name} has not ended: go on with its sweep with --resume.")
+        elif outcome.status == "failed":
+            problems.append(
+                f"Trial {name} failed ({outcome.reason}): what it lacks must be put right, and its "
+                "sweep gone on with by --resume."
+            )
+    return problems
+
+
+def _chosen(plan: Plan, *, best: int | None, names: Sequence[str]) -> list[RunConfig]:
+    if names:
+        return [trial for trial in plan.trials if trial.name in names]
+    folders = {trial.name: plan.run_dir(trial) for trial in plan.trials}
+    ended = [
+        trial
+        for trial in leaves(plan.trials, folders=folders)
+        if (outcome := read_outcome(folders[trial.name])) and outcome.status == "finished"
+    ]
+    if not ended:
+        raise RayfillError(
+            f"No trial of {plan.name} has finished. Name those that were stopped early with "
+            "--trials, or go on with the sweep with --resume."
+        )
+
+    def score(trial: RunConfig) -> float:
+        return max(scores_of(trial, run_dir=folders[trial.name]).values(), default=-math.inf)
+
+    return sorted(ended, key=score, reverse=True)[:best]
+
+
+def _going_on(parent: RunConfig, *, plan: Plan, epochs: int, course: Course) -> RunConfig:
+    run_dir = plan.run_dir(parent)
+    done = newest_meta(run_dir).get("epoch")
+    if done is None:
+        raise RayfillError(f"{run_dir} has no checkpoint any more, so it cannot be continued.")
+    return replace(
+        parent,
+        {
+            "name": f"{parent.name}+{epochs}",
+            "storage": plan.storage,
+            "train.epochs": done + epochs,
+            "train.continue_from": run_dir,
+            "train.init_from": None,
+            "train.schedule_epochs": (done, done + epochs) if course == "restart" else None,
+            "scaling.use_gpu": None,  # settled for this cluster, not for that one
+        },
+    )

@@ -1,0 +1,238 @@
+"""What a sweep is going to try: drafted and checked before anything starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rayfill.config.run import RunConfig, flatten, to_dict
+from rayfill.runs.bundle import CONFIG_FILE
+from rayfill.runs.folders import read_file
+from rayfill.sweeps.plan import (
+    Plan,
+    axis_problems,
+    comparable,
+    grid_points,
+    leave_out_untrainable,
+    newest_sweep,
+    plan_trials,
+    random_points,
+    read_plan,
+    why_untrainable,
+)
+from rayfill.sweeps.population import Population, first_generation, population_problems
+from rayfill.sweeps.search import Told
+from rayfill.sweeps.space import RANGES, Point, Space, describe_space, find_point
+from rayfill.sweeps.trials import OptunaTrials, PlannedTrials, told_of
+from rayfill.training.loop import best_bundle
+from rayfill_data.errors import ConfigError, RayfillError
+
+if TYPE_CHECKING:
+    from rayfill.sweeps.options import SweepOptions
+
+#: Above so many combinations of a space, values are checked one axis at a time.
+_MOST_PROBES = 512
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Draft:
+    """The trials of a sweep as far as they are known before it starts."""
+
+    trials: Sequence[RunConfig]
+    """Those that are planned from the start."""
+    examples: Sequence[RunConfig]
+    """Runs that take as long as all that will be trained, for an estimate."""
+    space: Space
+    """What is varied, without the values that cannot be trained."""
+    search: Mapping[str, Any]
+    """What makes it another search, in plain values."""
+    notes: Sequence[str] = ()
+    """What was left out, a sentence each."""
+
+    def changed(self, change: Callable[[RunConfig], RunConfig]) -> Draft:
+        """Return the same of runs that were all changed."""
+        return dataclasses.replace(
+            self,
+            trials=[change(trial) for trial in self.trials],
+            examples=[change(trial) for trial in self.examples],
+        )
+
+
+def draft_search(base: RunConfig, space: Space, *, options: SweepOptions) -> Draft:
+    """Return what a search of a space starts with.
+
+    Raises:
+        ConfigError: every value that cannot be used.
+        RayfillError: nothing that can be trained.
+    """
+    kind = "pbt" if options.scheduler == "pbt" else options.search
+    search: dict[str, Any] = {"kind": kind, "space": describe_space(space)}
+    if kind == "grid":
+        kept, notes = leave_out_untrainable(plan_trials(base, space))
+        return Draft(trials=kept, examples=kept, space=space, search=search, notes=notes)
+    if problems := axis_problems(space):
+        raise ConfigError(problems)
+    space, notes = _trainable(base, space)
+    points = _points(base, space, options=options)
+    if len(points) < (options.trials or 0):
+        notes = [*notes, f"The space has no more than {len(points)} points to try."]
+    examples = plan_trials(base, space, points=points)
+    if kind == "optuna":
+        search["base"] = comparable(base)
+        return Draft(trials=[], examples=examples, space=space, search=search, notes=notes)
+    if kind == "random":
+        return Draft(trials=examples, examples=examples, space=space, search=search, notes=notes)
+    parts = options.generation_epochs
+    problems = list(population_problems(base, space, generation_epochs=parts))
+    if len(points) < 2:
+        problems.append("sweep.scheduler pbt needs two members at least: give sweep.trials.")
+    if problems:
+        raise ConfigError(problems)
+    members = first_generation(base, space, points=points, generation_epochs=parts)
+    search["generation_epochs"] = parts
+    return Draft(trials=members, examples=examples, space=space, search=search, notes=notes)
+
+
+def draft_runs(runs: Sequence[RunConfig]) -> Draft:
+    """Return a draft of given runs.
+
+    Raises:
+        ConfigError: every value that cannot be used.
+    """
+    if problems := dict.fromkeys(problem for run in runs for problem in run.problems()):
+        raise ConfigError(problems)
+    return Draft(trials=runs, examples=runs, space={}, search={"kind": "runs"})
+
+
+def make_source(
+    plan: Plan, draft: Draft, *, base: RunConfig, options: SweepOptions, say: Callable[[str], None]
+) -> PlannedTrials:
+    """Return where the trials of a sweep come from.
+
+    Args:
+        plan: As written down.
+        draft: What it was made from.
+        base: What all trials share, placed on the cluster.
+        options: How to search.
+        say: Told what a population does.
+    """
+    if draft.search["kind"] == "pbt":
+        return Population(
+            plan,
+            space=draft.space,
+            members=len(draft.trials),
+            generation_epochs=options.generation_epochs,
+            say=say,
+        )
+    if draft.search["kind"] == "optuna":
+        count = options.trials or 0
+        return OptunaTrials(plan, base=base, space=draft.space, count=count)
+    return PlannedTrials(plan)
+
+
+def tell_earlier(
+    name: str, *, space: Space, base: RunConfig, dataset_hash: str
+) -> tuple[list[Told], str]:
+    """Return what trials of another sweep say of points of this space, and a note about them.
+
+    Args:
+        name: The other sweep.
+        space: Of this one.
+        base: What this one's trials share.
+        dataset_hash: Only trials of the same dataset, and of the same metric, are comparable.
+
+    Raises:
+        RayfillError: no such sweep, or no trial of it that can be used.
+    """
+    plan = read_earlier(name, storage=str(base.storage))
+    told: list[Told] = []
+    why_not: dict[str, int] = {}
+    for trial in plan.trials:
+        point = find_point(space, flatten(to_dict(trial)))
+        if point is None:
+            reason = "lie outside the space"
+        elif trial.eval.select_metric != base.eval.select_metric:
+            reason = f"were ranked by {trial.eval.select_metric}"
+        elif _dataset_of(plan.run_dir(trial)) != dataset_hash:
+            reason = "have no result on this dataset"
+        else:
+            one = told_of(trial, run_dir=plan.run_dir(trial), point=point)
+            if one.status in ("finished", "stopped") and math.isfinite(one.best):
+                told.append(one)
+                continue
+            reason = "did not end"
+        why_not[reason] = why_not.get(reason, 0) + 1
+    left_out = "".join(f"; {count} {reason}" for reason, count in why_not.items())
+    note = f"The search knew {len(told)} of {len(plan.trials)} trials of {plan.name}{left_out}."
+    if not told:
+        raise RayfillError(f"sweep.warm_from {name!r}: no trial can be used{left_out}.")
+    return told, note
+
+
+def read_earlier(name: str, *, storage: str) -> Plan:
+    """Return the plan of the newest sweep of a name.
+
+    Raises:
+        RayfillError: there is none.
+    """
+    folder = newest_sweep(name, storage=storage)
+    if folder is None:
+        raise RayfillError(
+            f"There is no sweep {name!r} in {storage}. Name one by its folder there, or give the "
+            "storage it was run with."
+        )
+    return read_plan(folder, storage=storage)
+
+
+def _points(base: RunConfig, space: Space, *, options: SweepOptions) -> list[Point]:
+    if options.search == "grid":
+        return grid_points(space)
+    return random_points(space, count=options.trials or 0, seed=base.train.seed)
+
+
+def _trainable(base: RunConfig, space: Space) -> tuple[Space, list[str]]:
+    """Return the space without listed values that no run can be trained with, and why."""
+    probes = _probes(space)
+    reasons = [why_untrainable(trial) for trial in plan_trials(base, space, points=probes)]
+    if all(reasons):
+        raise RayfillError(f"Nothing of the space can be trained: {reasons[0]}")
+    narrowed: dict[str, Any] = dict(space)
+    notes = []
+    for key, axis in space.items():
+        if isinstance(axis, RANGES):
+            continue
+        held = [
+            [why for probe, why in zip(probes, reasons, strict=True) if probe[key] == place]
+            for place in range(len(axis))
+        ]
+        narrowed[key] = tuple(v for v, whys in zip(axis, held, strict=True) if not all(whys))
+        notes += [
+            f"{key} {value} left out of the search: {whys[0]}"
+            for value, whys in zip(axis, held, strict=True)
+            if all(whys)
+        ]
+    return narrowed, notes
+
+
+def _probes(space: Space) -> list[Point]:
+    """Return points at which every listed value and both ends of every range are tried."""
+    ends: dict[str, list[float]] = {
+        key: [axis.low, axis.high] if isinstance(axis, RANGES) else list(range(len(axis)))
+        for key, axis in space.items()
+    }
+    if math.prod(map(len, ends.values())) <= _MOST_PROBES:
+        return [
+            dict(zip(ends, places, strict=True)) for places in itertools.product(*ends.values())
+        ]
+    first = {key: places[0] for key, places in ends.items()}
+    return [{**first, key: place} for key, places in ends.items() for place in places]
+
+
+def _dataset_of(run_dir: str) -> str:
+    """Return the content hash of what a run was trained on, empty where nothing is kept of it."""
+    content = read_file(f"{best_bundle(run_dir)}/{CONFIG_FILE}")
+    return str(json.loads(content)["extra"].get("dataset_hash", "")) if content else ""

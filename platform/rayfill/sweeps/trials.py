@@ -1,0 +1,165 @@
+"""Where the next trial of a sweep comes from: the plan, or a search that adds to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Collection, Sequence
+
+from rayfill.config.run import RunConfig, check, from_dict, replace
+from rayfill.runs.folder import read_history
+from rayfill.sweeps.plan import Plan, make_trial, read_outcome
+from rayfill.sweeps.search import Told, next_by_optuna
+from rayfill.sweeps.space import RANGES, Point, Space, changes_of
+from rayfill.training.launch import TrainingJob, make_job
+from rayfill.training.lineage import newest_meta
+
+_EPOCHS = "train.epochs"
+
+
+class PlannedTrials:
+    """Hands out the trials of a plan in their order."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._handed = 0
+
+    @property
+    def sample(self) -> RunConfig:
+        """A run that is like all of them but for what is varied."""
+        return self.plan.trials[0]
+
+    @property
+    def longest(self) -> int:
+        """Epochs of the longest trial."""
+        return max(trial.train.epochs for trial in self.plan.trials)
+
+    def next(self, *, live: Collection[str]) -> RunConfig | None:
+        """Return the next trial, or None where there is none now.
+
+        Args:
+            live: Names of the trials that were handed out and have not ended.
+        """
+        if self._handed == len(self.plan.trials) and not self._grow(live):
+            return None
+        trial = self.plan.trials[self._handed]
+        self._handed += 1
+        return trial
+
+    def over(self, *, live: Collection[str]) -> bool:  # noqa: ARG002
+        """Return whether no trial will come any more."""
+        return self._handed == len(self.plan.trials)
+
+    def missing(self) -> int:
+        """Return how many trials are still to be planned."""
+        return 0
+
+    def notes(
+        self,
+        runs: Sequence[RunConfig],
+        *,
+        score: Callable[[RunConfig], float],  # noqa: ARG002
+    ) -> list[str]:
+        """Return what a reader of the table should know of how the trials came about."""
+        return []
+
+    def _grow(self, live: Collection[str]) -> bool:  # noqa: ARG002
+        """Add trials to the plan and return whether there are any."""
+        return False
+
+
+class OptunaTrials(PlannedTrials):
+    """Plans each trial where the results of those before it promise most."""
+
+    def __init__(self, plan: Plan, *, base: RunConfig, space: Space, count: int) -> None:
+        """Search a space.
+
+        Args:
+            plan: With what was planned before, if the sweep is resumed.
+            base: What all trials share, placed on the cluster.
+            space: What is varied.
+            count: Trials in all.
+        """
+        super().__init__(plan)
+        self._base = base
+        self._space = space
+        self._count = count
+        self._used_up = False
+
+    @property
+    def sample(self) -> RunConfig:
+        """A run that is like all of them but for what is varied."""
+        return self._base
+
+    @property
+    def longest(self) -> int:
+        """Epochs of the longest trial there can be."""
+        return longest_epochs(self._base, self._space)
+
+    def over(self, *, live: Collection[str]) -> bool:
+        """Return whether no trial will come any more."""
+        return super().over(live=live) and (not self.missing() or self._used_up)
+
+    def missing(self) -> int:
+        """Return how many trials are still to be planned."""
+        return max(0, self._count - len(self.plan.trials))
+
+    def _grow(self, live: Collection[str]) -> bool:
+        if not self.missing():
+            return False
+        number = len(self.plan.trials)
+        point = next_by_optuna(
+            self._space, told=self._told(live), seed=self._base.train.seed, number=number
+        )
+        if point is None:
+            self._used_up = True
+            return False
+        trial = make_trial(self._base, self._space, point=point, prefix=f"{number + 1:02d}")
+        self.plan.add([check(trial)], points=[point])
+        return True
+
+    def _told(self, live: Collection[str]) -> list[Told]:
+        own = [
+            told_of(trial, run_dir=self.plan.run_dir(trial), point=point, live=trial.name in live)
+            for trial, point in zip(self.plan.trials, self.plan.points, strict=True)
+        ]
+        return [*self.plan.told, *own]
+
+
+def longest_epochs(base: RunConfig, space: Space) -> int:
+    """Return the most epochs that a run of a space can have."""
+    longest = [base.train.epochs]
+    for key, axis in space.items():
+        if isinstance(axis, RANGES):
+            longest += [int(axis.high)] if key == _EPOCHS else []
+            continue
+        for value in axis:
+            longest.append(changes_of({key: value}).get(_EPOCHS, 0))
+    return max(longest)
+
+
+def told_of(trial: RunConfig, *, run_dir: str, point: Point, live: bool = False) -> Told:
+    """Return what the records of a trial say of its point."""
+    outcome = None if live else read_outcome(run_dir)
+    return Told(
+        point=point,
+        scores=scores_of(trial, run_dir=run_dir),
+        status=outcome.status if outcome else "running",
+    )
+
+
+def scores_of(trial: RunConfig, *, run_dir: str) -> dict[int, float]:
+    """Return a run's finite validation scores by epoch."""
+    key = f"val/{trial.eval.select_metric}"
+    return {
+        int(entry["epoch"]): entry[key]
+        for entry in read_history(run_dir)
+        if key in entry and math.isfinite(entry[key])
+    }
+
+
+def earlier_job(name: str, *, folder: str) -> TrainingJob:
+    """Return the job of a run of another sweep, by its folder, under the name it is shown by."""
+    trained = from_dict(RunConfig, newest_meta(folder)["config"])
+    job = make_job(replace(trained, {"name": name}), group=folder.split("/")[-2])
+    return dataclasses.replace(job, run_dir=folder)
