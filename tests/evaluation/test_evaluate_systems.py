@@ -15,9 +15,9 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from rayfill.evaluation import work as evaluation_work
 from rayfill.evaluation.evaluate import EvaluateOptions, evaluate_systems
 from rayfill.evaluation.measure import Measured, evaluate
-from rayfill.evaluation.measure import work as evaluation_work
 from rayfill.evaluation.systems import System
 from rayfill.evaluation.work import pays_off
 from rayfill.inference.baselines import BASELINES

@@ -13,8 +13,9 @@ from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio
 
 from rayfill.evaluation.mask_sizes import measure_mask_sizes
-from rayfill.evaluation.measure import evaluate, expanded
+from rayfill.evaluation.measure import evaluate
 from rayfill.inference.baselines import BASELINES
+from rayfill.metrics.accumulate import expanded
 from rayfill.models import build_model
 from rayfill_data.codec import encode_png
 from rayfill_data.contract import SPLITS

@@ -18,8 +18,8 @@ from rayfill.losses.adversarial import (
     hinge_generator_loss,
     hole_normalised_l1_loss,
 )
-from rayfill.losses.label_maps import label_cross_entropy
 from rayfill.losses.perceptual import FeatureExtractor
+from rayfill.models.segmentation.losses import label_cross_entropy
 
 
 @pytest.fixture(autouse=True)

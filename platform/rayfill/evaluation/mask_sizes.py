@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from rayfill.evaluation.measure import Predict, evaluate
+from rayfill.evaluation.measure import evaluate
 from rayfill.metrics import BUCKETS, MetricTable
+from rayfill.metrics.accumulate import Predict
 from rayfill_data.errors import DatasetError
 from rayfill_data.reader import SplitArrays
 

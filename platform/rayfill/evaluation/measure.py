@@ -3,158 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from rayfill.metrics import InpaintingMetrics, MetricTable, Score
+from rayfill.metrics.accumulate import (
+    Fill,
+    Predict,
+    filled_by,
+    removal_names,
+    removal_table,
+    take_filled,
+    take_removals,
+)
 from rayfill.metrics.mask_quality import MaskQuality
 from rayfill.metrics.states import State, add_states, state_of
-from rayfill.models import JointModel, composite
+from rayfill.models import JointModel
 from rayfill_data.batches import evaluation_batches
-from rayfill_data.masks import dilate, erode
 
 if TYPE_CHECKING:
     from rayfill.metrics import FidMetric, LpipsMetric, ResidualObjectScore
     from rayfill.models.batch import TensorBatch
     from rayfill_data.reader import PreparedDataset, SplitArrays
-
-#: ``predict(image, hole_mask) -> prediction``: a model's forward, a recipe's, a baseline's.
-Predict = Callable[[Tensor, Tensor], Tensor]
-
-#: ``fill(batch, hole_mask) -> prediction``: where it matters which samples these are.
-Fill = Callable[["TensorBatch", Tensor], Tensor]
-
-T = TypeVar("T")
-
-#: What is measured of pictures whose holes a joint model found; without a true hole to look into.
-_REMOVAL_METRICS = ("psnr", "ssim", "lpips", "residual_object")
-
-
-def accumulate(
-    predict: Predict,
-    batches: Iterable[TensorBatch],
-    *,
-    metrics: InpaintingMetrics,
-    expand_px: int = 0,
-) -> MetricTable:
-    """Return the metrics of 8-bit composites over all batches, reduced over all ranks.
-
-    Composites are rounded to 8 bits, as a user gets them, so that networks, classical baselines and
-    finished pictures from a folder are measured alike.
-
-    Args:
-        predict: Fills given holes.
-        batches: With true holes, by which samples are sorted and ``hole_`` metrics look.
-        metrics: Takes the samples.
-        expand_px: Fill holes grown by a disc of this radius instead, or shrunk if below 0.
-    """
-    _take(filled_by(predict), batches, metrics=metrics, expand_px=expand_px)
-    table: MetricTable = metrics.compute()
-    return table
-
-
-def filled_by(predict: Predict) -> Fill:
-    """Return what fills the holes of batches as ``predict`` does."""
-    return lambda batch, hole_mask: predict(batch.image, hole_mask)
-
-
-def _take(
-    fill: Fill,
-    batches: Iterable[TensorBatch],
-    *,
-    metrics: InpaintingMetrics,
-    expand_px: int = 0,
-    raw: bool = False,
-    fid: FidMetric | None = None,
-    residual: ResidualObjectScore | None = None,
-) -> None:
-    """Let metrics take what ``fill`` makes of batches; ``raw``: its pictures, no composites."""
-    for batch in batches:
-        hole_mask = expanded(batch.hole_mask, expand_px=expand_px)
-        picture = in_8_bits(fill(batch, hole_mask))
-        if not raw:
-            picture = composite(picture, batch.image, hole_mask)
-        metrics.update(picture, batch.target, batch.hole_mask)
-        if fid is not None:
-            fid.update(picture, batch.target)
-        if residual is not None:
-            residual.update(picture, batch.object_mask)
-
-
-def in_8_bits(prediction: Tensor) -> Tensor:
-    """Return a picture (B, 3, H, W) as a user gets it: clamped to [0, 1], in steps of 1/255."""
-    return prediction.float().clamp(0, 1).mul(255).round().div(255)
-
-
-def expanded(hole_mask: Tensor, *, expand_px: int) -> Tensor:
-    """Return holes grown by an exact disc of ``expand_px`` pixels, or shrunk if below 0.
-
-    Args:
-        hole_mask: (B, 1, H, W), exactly 0 or 1.
-        expand_px: radius in pixels.
-    """
-    if not expand_px:
-        return hole_mask
-    change = dilate if expand_px > 0 else erode
-    masks = (hole_mask[:, 0] > 0.5).to("cpu", torch.uint8).mul(255).numpy()
-    changed = np.stack([change(mask, radius_px=abs(expand_px)) for mask in masks])
-    return torch.from_numpy(changed > 0)[:, None].to(hole_mask)
-
-
-def accumulate_removals(
-    model: JointModel, batches: Iterable[TensorBatch], *, metrics: InpaintingMetrics
-) -> MetricTable:
-    """Return the metrics of what a joint model makes of photos, finding the holes by itself.
-
-    ``removal_psnr`` and so on: of whole pictures, in total and by the true hole's share. The true
-    masks say which object is meant; an object that was not found, or remains of it outside the
-    found hole, stay in the composite and count. The total has the scores of
-    :class:`rayfill.metrics.mask_quality.MaskQuality` as well.
-
-    Args:
-        model: in eval mode.
-        batches: with labels; a hole in which there is no object is none.
-        metrics: takes the samples.
-    """
-    quality = MaskQuality().to(metrics.device)
-    _take_removals(model, batches, metrics=metrics, quality=quality)
-    return _removal_table(metrics, quality)
-
-
-def _take_removals(
-    model: JointModel,
-    batches: Iterable[TensorBatch],
-    *,
-    metrics: InpaintingMetrics,
-    quality: MaskQuality,
-    residual: ResidualObjectScore | None = None,
-) -> None:
-    for batch in batches:
-        removal = model.remove(batch.image, object_mask=batch.object_mask)
-        picture = in_8_bits(removal.composite)
-        metrics.update(picture, batch.target, batch.hole_mask)
-        quality.update(removal.hole_mask, batch.object_mask)
-        if residual is not None:
-            residual.update(picture, batch.object_mask)
-
-
-def _removal_table(metrics: InpaintingMetrics, quality: MaskQuality) -> MetricTable:
-    table: MetricTable = metrics.compute()
-    return MetricTable(
-        total={**_removal(table.total), **quality.compute()},
-        buckets={bucket: _removal(scores) for bucket, scores in table.buckets.items()},
-    )
-
-
-def _removal(scores: Mapping[str, T]) -> dict[str, T]:
-    """Return the metrics of whole pictures under names of their own."""
-    return {f"removal_{name}": scores[name] for name in _REMOVAL_METRICS if name in scores}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +109,7 @@ def measure_part(
         if collecting is not None:
             collecting.reset()
     with torch.inference_mode():
-        _take(
+        take_filled(
             fill,
             batches(),
             metrics=metrics,
@@ -253,7 +129,7 @@ def measure_part(
         if residual is not None:
             residual.reset()
         quality = MaskQuality().to(device)
-        _take_removals(joint, batches(), metrics=metrics, quality=quality, residual=residual)
+        take_removals(joint, batches(), metrics=metrics, quality=quality, residual=residual)
     return replace(
         part,
         removals=state_of(metrics),
@@ -289,8 +165,8 @@ def merged(
         own, quality = InpaintingMetrics(lpips=lpips, keep_values=True), MaskQuality()
         add_states(own, removals)
         add_states(quality, [part.masks for part in parts if part.masks is not None])
-        values |= _removal(own.sample_values())
-        found = _removal_table(own, quality)
+        values |= removal_names(own.sample_values())
+        found = removal_table(own, quality)
         table = MetricTable(
             total=table.total | found.total,
             buckets={name: scores | found.buckets[name] for name, scores in table.buckets.items()},
@@ -303,7 +179,7 @@ def merged(
     if residual is not None:
         table.total.update(_residual(residual, [part.residual for part in parts]))
         own_residual = _residual(residual, [part.removal_residual for part in parts])
-        table.total.update(_removal(own_residual))
+        table.total.update(removal_names(own_residual))
     return Measured(table=table, values=values)
 
 

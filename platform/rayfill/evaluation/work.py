@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from rayfill.evaluation.finished_pictures import FinishedPictures
-from rayfill.evaluation.measure import Fill, MeasureOptions, Part, filled_by, measure_part
+from rayfill.evaluation.measure import MeasureOptions, Part, measure_part
 from rayfill.metrics import FidMetric, LpipsMetric
+from rayfill.metrics.accumulate import Fill, filled_by
 from rayfill.models import InpaintingModel, JointModel
 from rayfill_data.errors import RayfillError
 from rayfill_data.progress import ProgressCallback

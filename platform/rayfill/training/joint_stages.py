@@ -8,13 +8,13 @@ from torch import Tensor
 from rayfill.config.run import RunConfig
 from rayfill.losses.adversarial import P2Weights
 from rayfill.losses.boundary import mask_expansion_loss, signed_distance
-from rayfill.losses.label_maps import label_cross_entropy
 from rayfill.models import InpaintingModel, JointModel
 from rayfill.models.batch import TensorBatch
 from rayfill.models.edgeconnect import EdgeConnect, one_hot_labels
 from rayfill.models.edges import canny_edges, luma
 from rayfill.models.joint import Found, differentiable_composite
 from rayfill.models.segmentation.base import IGNORED
+from rayfill.models.segmentation.losses import label_cross_entropy
 from rayfill.training.stages import (
     InpaintingStage,
     Judge,

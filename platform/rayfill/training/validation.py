@@ -13,8 +13,8 @@ from torchmetrics.classification import (
 )
 
 from rayfill.config.sections import Stage
-from rayfill.evaluation.measure import Predict, accumulate, accumulate_removals
 from rayfill.metrics import InpaintingMetrics
+from rayfill.metrics.accumulate import Predict, accumulate, accumulate_removals
 from rayfill.models import JointModel
 from rayfill.models.batch import TensorBatch
 from rayfill.models.edgeconnect import EdgeConnect, one_hot_labels

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from rayfill.losses.label_maps import label_cross_entropy
 from rayfill.models.segmentation import (
     SEGMENTERS,
     Segmenter,
@@ -16,7 +15,7 @@ from rayfill.models.segmentation import (
     segmenter_config,
     soft_mask,
 )
-from rayfill.models.segmentation.losses import balanced_cross_entropy
+from rayfill.models.segmentation.losses import balanced_cross_entropy, label_cross_entropy
 from rayfill_data.errors import ConfigError, RayfillError
 
 LABELS = ("nothing", "person", "sky")

@@ -13,7 +13,7 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor, *, balance: float) ->
     """Return ``sum(w[y] * -log softmax(logits)[y]) / sum(w[y])`` over labelled pixels.
 
     ``w[k] = (share of label k among the batch's labelled pixels) ** -balance``: with 0 every pixel
-    counts alike, :func:`rayfill.losses.label_maps.label_cross_entropy`; with 1 every label does,
+    counts alike, :func:`label_cross_entropy`; with 1 every label does,
     however few pixels it has. A batch without labelled pixels gives 0.
 
     Args:
@@ -34,3 +34,17 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor, *, balance: float) ->
     total = weight.sum()
     values = F.cross_entropy(logits, known, reduction="none")
     return (weight * values).sum() / torch.where(total > 0, total, 1.0)
+
+
+def label_cross_entropy(logits: Tensor, labels: Tensor, *, ignore: int = 255) -> Tensor:
+    """Return the mean over labelled pixels of ``-log softmax(logits)[label]``, 0 without any.
+
+    Args:
+        logits: (B, K, H, W).
+        labels: (B, H, W) int64, 0 to K - 1, or ``ignore``.
+        ignore: marks pixels that do not count, such as those known already.
+
+    Source: report P2, equation 4.
+    """
+    total = F.cross_entropy(logits, labels, ignore_index=ignore, reduction="sum")
+    return total / (labels != ignore).sum().clamp_min(1)

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rayfill.losses.label_maps import label_cross_entropy
 from rayfill.models.filled import pad_edge
 from rayfill.models.options import integer_problems
 from rayfill.models.pretrained import published_state
@@ -29,6 +28,7 @@ from rayfill.models.segmentation.instances import (
     label_instances,
     paste_masks,
 )
+from rayfill.models.segmentation.losses import label_cross_entropy
 from rayfill_data.errors import RayfillError
 
 _DETECTOR = "maskrcnn_resnet50_fpn"
