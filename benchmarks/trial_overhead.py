@@ -19,6 +19,7 @@ from rayfill.config.run import (
     TrackingConfig,
     TrainConfig,
 )
+from rayfill.runs.job import make_job
 from rayfill.sweeps.budget import Budget
 from rayfill.sweeps.options import SweepOptions
 from rayfill.sweeps.plan import Plan
@@ -26,7 +27,7 @@ from rayfill.sweeps.progress import SweepProgress
 from rayfill.sweeps.trials import PlannedTrials
 from rayfill.sweeps.tune import run_trials
 from rayfill.training.cluster import Capacity, ray_cluster
-from rayfill.training.launch import make_job, train_here
+from rayfill.training.launch import train_here
 from rayfill.training.loop import Runtime, run_training
 from rayfill_data.pipeline import prepare
 from rayfill_data.reader import PreparedDataset

@@ -29,10 +29,10 @@ from rayfill.cli.experiment import asked_scale
 from rayfill.cli.main import guarded
 from rayfill.config.run import ModelConfig, RunConfig, TrackingConfig, TrainConfig, replace
 from rayfill.runs.data_location import data_labels
+from rayfill.runs.places import resolve_paths
 from rayfill.sweeps.options import SweepOptions
 from rayfill.sweeps.space import Axis, LogUniform, Variant
 from rayfill.sweeps.sweep import Sweep, WinnerOptions, run_sweep
-from rayfill.training.launch import resolve_paths
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

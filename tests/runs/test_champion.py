@@ -16,10 +16,10 @@ from rayfill.config.run import RunConfig, replace
 from rayfill.metrics import MetricTable, Score
 from rayfill.models import build_model
 from rayfill.runs.bundle import save_bundle
+from rayfill.runs.job import TrainingJob, make_job
 from rayfill.runs.registry import NoSuchModelError, RegisteredModel, find_model
 from rayfill.runs.tracking import Tracker
 from rayfill.sweeps.champion import register_champion
-from rayfill.training.launch import TrainingJob, make_job
 from rayfill_data.errors import RayfillError
 
 NETWORK = {"width": 2, "depth": 2}

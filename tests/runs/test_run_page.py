@@ -14,19 +14,18 @@ from mlflow.tracking import MlflowClient
 from rayfill.config.run import RunConfig, check, flatten, replace, to_dict
 from rayfill.evaluation.leaderboard import Entry, Leaderboard
 from rayfill.metrics import MetricTable, Score
+from rayfill.runs.folder import Outcome, RunFolder
+from rayfill.runs.job import TrainingJob, make_job
+from rayfill.runs.record import attach_tracker, open_tracker
 from rayfill.runs.run_page import (
     NOTE,
     compared_params,
     comparing,
-    describe_sweep,
     differing_keys,
     record_result,
-    sweep_view,
-    varied_keys,
 )
-from rayfill.sweeps.plan import Outcome, write_outcome
-from rayfill.sweeps.space import Uniform, Variant
-from rayfill.training.launch import TrainingJob, attach_tracker, make_job, open_tracker
+from rayfill.sweeps.page import describe_sweep, sweep_view
+from rayfill.sweeps.space import Uniform, Variant, varied_keys
 from rayfill_data.errors import ConfigError
 from rayfill_data.reader import PreparedDataset
 
@@ -142,7 +141,7 @@ def test_a_trial_that_was_ended_early_does_not_look_failed(
     tracker = open_tracker(job, dataset=PreparedDataset.open(job.config.data.uri))
     tracker.finish("KILLED")  # Tune ends trials as a signal does
     if outcome:
-        write_outcome(job.run_dir, outcome)
+        RunFolder(job.run_dir).write_outcome(outcome)
     tracker = attach_tracker(job)
     scores = table(hole_psnr=23.456789, psnr=math.nan)
     record_result(tracker, job=job, table=scores, epochs="2/4")

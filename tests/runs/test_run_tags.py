@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from rayfill.config.run import RunConfig, replace
+from rayfill.runs.folder import RunFolder
+from rayfill.runs.job import TrainingJob, make_job
 from rayfill.runs.provenance import run_tags
-from rayfill.training.launch import TrainingJob, make_job
 
 
 def test_a_trial_is_found_by_what_it_is() -> None:
@@ -17,8 +18,7 @@ def test_a_trial_is_found_by_what_it_is() -> None:
         config,
         kind="trial",
         sweep="night",
-        run_dir="s3://b/night/01",
-        bundle="s3://b/night/01/best",
+        folder=RunFolder("s3://b/night/01"),
     )
     assert tags == {
         "rayfill.kind": "trial",
@@ -33,11 +33,9 @@ def test_a_trial_is_found_by_what_it_is() -> None:
 
 
 def test_a_sweep_claims_no_network_of_its_own_and_a_single_run_no_sweep() -> None:
-    sweep = run_tags(RunConfig(), kind="sweep", sweep="night", run_dir="/runs/night")
+    sweep = run_tags(RunConfig(), kind="sweep", sweep="night", folder=RunFolder("/runs/night"))
     assert not sweep.keys() & {"rayfill.model", "rayfill.loss", "rayfill.bundle"}
-    single = run_tags(
-        RunConfig(), kind="single", sweep="", run_dir="/runs/a", bundle="/runs/a/best"
-    )
+    single = run_tags(RunConfig(), kind="single", sweep="", folder=RunFolder("/runs/a"))
     assert "rayfill.sweep" not in single
 
 

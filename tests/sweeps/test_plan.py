@@ -10,17 +10,9 @@ import pytest
 
 from rayfill.config.run import RunConfig, replace
 from rayfill.losses import Availability
-from rayfill.sweeps.plan import (
-    Outcome,
-    Plan,
-    leave_out_untrainable,
-    plan_trials,
-    read_outcome,
-    write_outcome,
-)
-from rayfill.sweeps.plan import (
-    open_plan as open_whole_plan,
-)
+from rayfill.runs.folder import Outcome, RunFolder
+from rayfill.sweeps.plan import Plan, leave_out_untrainable, plan_trials
+from rayfill.sweeps.plan import open_plan as open_whole_plan
 from rayfill.sweeps.space import Variant
 from rayfill_data.errors import ConfigError, RayfillError
 
@@ -171,12 +163,12 @@ def test_trials_whose_loss_lacks_weights_are_left_out(
 
 def test_outcomes_come_back_as_written(tmp_path: Path) -> None:
     run_dir = str(tmp_path / "sweep" / "01")
-    assert read_outcome(run_dir) is None
+    assert RunFolder(run_dir).outcome() is None
     outcome = Outcome(status="failed", epoch=3, reason="it [broke] — twice")
-    write_outcome(run_dir, outcome)
-    assert read_outcome(run_dir) == outcome
-    write_outcome(run_dir, Outcome(status="finished", epoch=4))
-    assert read_outcome(run_dir) == Outcome(status="finished", epoch=4)
+    RunFolder(run_dir).write_outcome(outcome)
+    assert RunFolder(run_dir).outcome() == outcome
+    RunFolder(run_dir).write_outcome(Outcome(status="finished", epoch=4))
+    assert RunFolder(run_dir).outcome() == Outcome(status="finished", epoch=4)
 
 
 def test_a_variant_changes_several_keys_under_one_name() -> None:

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from rayfill.config.run import RunConfig, replace
+from rayfill.runs.folder import Outcome
 from rayfill.sweeps import progress as sweep_progress
-from rayfill.sweeps.plan import Outcome
 from rayfill.sweeps.progress import SweepProgress
 
 

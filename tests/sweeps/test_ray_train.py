@@ -17,15 +17,11 @@ from mlflow.tracking import MlflowClient
 
 from rayfill.config.run import RunConfig, check, replace
 from rayfill.runs.bundle import load_bundle
-from rayfill.runs.folder import read_history
+from rayfill.runs.folder import RunFolder
+from rayfill.runs.job import TrainingJob, make_job
+from rayfill.runs.places import resolve_paths
 from rayfill.training.cluster import Capacity, place, ray_cluster
-from rayfill.training.launch import (
-    TrainingJob,
-    make_job,
-    resolve_paths,
-    train_here,
-    train_on_ray,
-)
+from rayfill.training.launch import train_here, train_on_ray
 from rayfill_data.errors import ConfigError
 from rayfill_data.pipeline import prepare
 from rayfill_data.sources import PhotosOptions
@@ -96,7 +92,7 @@ def test_a_killed_worker_costs_nothing_but_time(small_run: RunConfig, home: Path
     killed: list[int] = []
 
     def kill_after_second_epoch() -> None:
-        while len(read_history(job.run_dir)) < 2:
+        while len(RunFolder(job.run_dir).history()) < 2:
             time.sleep(0.005)
         for process in psutil.process_iter(["pid", "cmdline"]):
             if any("RayTrainWorker" in part for part in process.info["cmdline"] or ()):

@@ -13,10 +13,10 @@ import pytest
 
 from rayfill.config.run import RunConfig, flatten, replace, to_dict
 from rayfill.losses import Availability
-from rayfill.runs.folder import write_history
+from rayfill.runs.folder import Outcome
 from rayfill.sweeps.draft import draft_search, tell_earlier
 from rayfill.sweeps.options import SweepOptions
-from rayfill.sweeps.plan import Outcome, Plan, make_trial, open_plan, plan_trials, write_outcome
+from rayfill.sweeps.plan import Plan, make_trial, open_plan, plan_trials
 from rayfill.sweeps.population import explore
 from rayfill.sweeps.search import Told, next_by_optuna, next_random
 from rayfill.sweeps.space import (
@@ -207,11 +207,11 @@ def optuna_source(storage: Path, *, resume: bool = False, count: int = 6) -> Opt
 
 
 def finish(source: PlannedTrials, trial: RunConfig) -> None:
-    run_dir = source.plan.run_dir(trial)
+    folder = source.plan.run_folder(trial)
     point = find_point(SPACE, flatten(to_dict(trial)))
     assert point is not None
-    write_history(run_dir, [{"epoch": 1, "val/hole_psnr": oracle(point)}])
-    write_outcome(run_dir, Outcome(status="finished", epoch=1))
+    folder.write_history([{"epoch": 1, "val/hole_psnr": oracle(point)}])
+    folder.write_outcome(Outcome(status="finished", epoch=1))
 
 
 def test_a_search_killed_at_any_trial_goes_on_with_the_same(tmp_path: Path) -> None:
@@ -289,10 +289,10 @@ def test_earlier_trials_are_told_where_they_are_comparable(tmp_path: Path) -> No
     ]
     plan = open_plan(Plan(name="old", storage=str(tmp_path), trials=trials), resume=False)
     for trial, dataset in zip(trials, ("a", "a", "b", "a", "a"), strict=True):
-        run_dir = plan.run_dir(trial)
-        write_history(run_dir, [{"epoch": 1, "val/hole_psnr": 20.0}])
-        write_outcome(run_dir, Outcome(status="finished", epoch=1))
-        bundle = Path(run_dir, "best")
+        folder = plan.run_folder(trial)
+        folder.write_history([{"epoch": 1, "val/hole_psnr": 20.0}])
+        folder.write_outcome(Outcome(status="finished", epoch=1))
+        bundle = Path(folder.bundle)
         bundle.mkdir()
         (bundle / "config.json").write_text(json.dumps({"extra": {"dataset_hash": dataset}}))
     told, note = tell_earlier("old", space=space, base=base, dataset_hash="a")

@@ -14,14 +14,16 @@ from mlflow.tracking import MlflowClient
 from rich.console import Console
 
 from rayfill.config.run import RunConfig, replace
-from rayfill.runs.folder import read_history
+from rayfill.runs.folder import RunFolder
+from rayfill.runs.job import make_job
+from rayfill.runs.sweep_folder import SweepFolder
 from rayfill.sweeps.budget import Budget
 from rayfill.sweeps.continuing import continued_sweep
 from rayfill.sweeps.options import SweepOptions
-from rayfill.sweeps.plan import Plan, read_outcome, read_plan
+from rayfill.sweeps.plan import Plan, read_plan
 from rayfill.sweeps.space import LogUniform
 from rayfill.sweeps.sweep import Sweep, SweepResult, WinnerOptions, run_sweep
-from rayfill.training.launch import make_job, train_here
+from rayfill.training.launch import train_here
 
 pytestmark = [
     pytest.mark.usefixtures("ray_local"),
@@ -55,7 +57,7 @@ def run(sweep: Sweep) -> tuple[SweepResult, str]:
 
 
 def plan_of(home: Path, name: str = "s") -> Plan:
-    return read_plan(name, storage=str(home / "runs"))
+    return read_plan(SweepFolder(str(home / "runs" / name)))
 
 
 def test_optuna_within_a_budget_and_resumed(small_run: RunConfig, home: Path) -> None:
@@ -93,12 +95,12 @@ def test_a_population_goes_on_from_the_better_and_says_so(small_run: RunConfig, 
     taken = 0
     for earlier, later in zip(plan.trials[:-3], plan.trials[3:], strict=True):
         parent = str(later.train.continue_from)
-        own = parent == plan.run_dir(earlier)
+        own = parent == plan.run_folder(earlier).uri
         taken += not own
-        donor = next(trial for trial in plan.trials if plan.run_dir(trial) == parent)
+        donor = next(trial for trial in plan.trials if plan.run_folder(trial).uri == parent)
         same = later.train.learning_rate == donor.train.learning_rate
         assert same or not own  # only those that take over change their hyperparameters
-        before, after = read_history(parent), read_history(plan.run_dir(later))
+        before, after = RunFolder(parent).history(), plan.run_folder(later).history()
         assert after[: len(before)] == before
         assert len(after) == len(before) + 1
     assert taken == 2
@@ -134,7 +136,7 @@ def test_continued_trials_equal_longer_ones(small_run: RunConfig, home: Path) ->
     (planned,) = (trial for trial in plan_of(home).trials if trial.name == parent)
     train_here(make_job(replace(planned, {"train.epochs": 5, "name": "long"})))
     traces = [
-        [entry["train/loss"] for entry in read_history(str(home / "runs" / folder))]
+        [entry["train/loss"] for entry in RunFolder(str(home / "runs" / folder)).history()]
         for folder in (f"s-continued/{name}", "long")
     ]
     assert traces[0] == traces[1]
@@ -171,19 +173,19 @@ def test_running_trials_end_with_their_epoch_when_the_hours_are_used_up(
     assert "sweep.max_hours 4 is used up: 2 trials did not end (02-mse after epoch 1, " in said
     assert "Used: 4.00 h, cost 2.00." in said
     plan = plan_of(home)
-    assert [read_outcome(plan.run_dir(trial)) is None for trial in plan.trials] == [
+    assert [plan.run_folder(trial).outcome() is None for trial in plan.trials] == [
         False,
         True,
         True,
     ]
-    before = [read_history(plan.run_dir(trial)) for trial in plan.trials]
+    before = [plan.run_folder(trial).history() for trial in plan.trials]
     whole, _ = run(
         dataclasses.replace(
             sweep, options=dataclasses.replace(sweep.options, max_hours=None), resume=True
         )
     )
     assert [outcome.status for outcome in whole.outcomes.values()] == ["finished"] * 3
-    after = [read_history(plan.run_dir(trial)) for trial in plan.trials]
+    after = [plan.run_folder(trial).history() for trial in plan.trials]
     assert [history[: len(old)] for old, history in zip(before, after, strict=True)] == before
 
 
@@ -200,10 +202,10 @@ def test_earlier_results_and_weights_are_taken_along(small_run: RunConfig, home:
     (trial,) = plan.trials
     assert trial.train.init_from == "sweep:s"  # what was asked for is the record
     assert plan.started_from["sweep:s"] in {
-        f"{plan_of(home).run_dir(other)}/best" for other in plan_of(home).trials
+        plan_of(home).run_folder(other).bundle for other in plan_of(home).trials
     }
-    first = read_history(plan.run_dir(trial))[0]["val/hole_psnr"]
+    first = plan.run_folder(trial).history()[0]["val/hole_psnr"]
     assert first > min(
-        read_history(plan_of(home).run_dir(other))[0]["val/hole_psnr"]
+        plan_of(home).run_folder(other).history()[0]["val/hole_psnr"]
         for other in plan_of(home).trials
     )

@@ -11,13 +11,16 @@ import torch
 
 from rayfill.config.run import RunConfig, replace
 from rayfill.runs.bundle import load_bundle
-from rayfill.runs.folder import read_history, write_history
+from rayfill.runs.folder import Outcome, RunFolder
+from rayfill.runs.job import TrainingJob, make_job
+from rayfill.runs.places import resolve_paths
+from rayfill.runs.record import attach_tracker
 from rayfill.runs.registry import promote, register_bundle
 from rayfill.sweeps.continuing import continued_sweep
 from rayfill.sweeps.options import SweepOptions
-from rayfill.sweeps.plan import Outcome, Plan, open_plan, write_outcome
+from rayfill.sweeps.plan import Plan, open_plan
 from rayfill.sweeps.starts import find_bundle, find_starts, with_start
-from rayfill.training.launch import TrainingJob, attach_tracker, make_job, resolve_paths, train_here
+from rayfill.training.launch import train_here
 from rayfill_data.errors import ConfigError, RayfillError
 
 
@@ -82,9 +85,9 @@ def test_the_best_of_a_sweep(trained: tuple[TrainingJob, str]) -> None:
     with pytest.raises(RayfillError, match="no run of s was validated"):
         find_bundle("sweep:s", config=job.config)
     for trial, score in zip(trials, (20.0, 22.0, 23.0), strict=True):
-        write_history(plan.run_dir(trial), [{"epoch": 1, "val/hole_psnr": score}])
+        plan.run_folder(trial).write_history([{"epoch": 1, "val/hole_psnr": score}])
         if trial.name != "03":  # it was lost
-            shutil.copytree(f"{job.run_dir}/best", f"{plan.run_dir(trial)}/best")
+            shutil.copytree(f"{job.run_dir}/best", plan.run_folder(trial).bundle)
     assert find_bundle("sweep:s", config=job.config) == f"{storage}/s/02/best"
     with pytest.raises(RayfillError, match="there is no such sweep"):
         find_bundle("sweep:t", config=job.config)
@@ -132,11 +135,11 @@ def ended(trained: tuple[TrainingJob, str]) -> Plan:
     plan = open_plan(Plan(name="s", storage=str(job.config.storage), trials=trials), resume=False)
     statuses = ("finished", "finished", "stopped", "failed")
     for number, (trial, status) in enumerate(zip(trials, statuses, strict=False)):
-        run_dir = plan.run_dir(trial)
-        shutil.copytree(job.run_dir, run_dir)
-        history = read_history(run_dir)
-        write_history(run_dir, [{**history[0], "val/hole_psnr": 20.0 + number}])
-        write_outcome(run_dir, Outcome(status=status, epoch=1, reason="oh"))  # type: ignore[arg-type]
+        folder = plan.run_folder(trial)
+        shutil.copytree(job.run_dir, folder.uri)
+        history = folder.history()
+        folder.write_history([{**history[0], "val/hole_psnr": 20.0 + number}])
+        folder.write_outcome(Outcome(status=status, epoch=1, reason="oh"))  # type: ignore[arg-type]
     return plan
 
 
@@ -186,6 +189,6 @@ def test_lost_checkpoints_and_no_finished_trial(ended: Plan) -> None:
     with pytest.raises(RayfillError, match="no checkpoint any more"):
         continued(ended)
     for name in ("01", "02"):
-        write_outcome(f"{ended.storage}/s/{name}", Outcome(status="stopped", epoch=1))
+        RunFolder(f"{ended.storage}/s/{name}").write_outcome(Outcome(status="stopped", epoch=1))
     with pytest.raises(RayfillError, match="No trial of s has finished"):
         continued(ended)

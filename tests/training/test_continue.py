@@ -12,10 +12,12 @@ import torch
 
 from rayfill.config.run import RunConfig, replace
 from rayfill.runs.bundle import load_bundle
-from rayfill.runs.folder import read_history
+from rayfill.runs.checkpoint import CheckpointStore
+from rayfill.runs.folder import RunFolder
 from rayfill.runs.folders import read_folder
-from rayfill.training.lineage import lineage_tags, newest_meta, take_over
-from rayfill.training.loop import Runtime, TrainingSummary, checkpoint_store, run_training
+from rayfill.runs.record import lineage_tags
+from rayfill.training.lineage import take_over
+from rayfill.training.loop import Runtime, TrainingSummary, run_training
 from rayfill.training.recipes import Recipe, learning_rate_factor
 from rayfill_data.errors import RayfillError
 from rayfill_data.reader import PreparedDataset
@@ -62,8 +64,8 @@ def test_a_continued_run_equals_one_that_was_longer_from_the_start(
         for s in (whole, child)
     ]
     assert timeless[0] == timeless[1]
-    assert read_history(str(tmp_path / "child")) == child.history
-    kept = [checkpoint_store(RunConfig(), run_dir=s.run_dir).latest()[0] for s in (whole, child)]
+    assert RunFolder(str(tmp_path / "child")).history() == child.history
+    kept = [CheckpointStore(RunFolder(s.run_dir).checkpoints).latest()[0] for s in (whole, child)]
     for net, tensors in kept[0].weights.items():
         for name, tensor in tensors.items():
             assert torch.equal(tensor, kept[1].weights[net][name])
@@ -71,7 +73,7 @@ def test_a_continued_run_equals_one_that_was_longer_from_the_start(
 
 def test_the_best_of_both_is_kept(dataset: PreparedDataset, tmp_path: Path) -> None:
     parent = train(replace(RunConfig(), SMALL), dataset, tmp_path / "parent")
-    store = checkpoint_store(RunConfig(), run_dir=parent.run_dir)
+    store = CheckpointStore(RunFolder(parent.run_dir).checkpoints)
     checkpoint, _ = store.latest()
     assert checkpoint is not None
     unreachable = [{**entry, "val/hole_psnr": 90.0 - entry["epoch"]} for entry in parent.history]
@@ -165,12 +167,12 @@ def test_another_dataset_and_no_run_at_all_are_refused(
 
 def test_a_child_names_its_parent(dataset: PreparedDataset, tmp_path: Path) -> None:
     parent = train(replace(RunConfig(), SMALL), dataset, tmp_path / "parent")
-    assert newest_meta(str(tmp_path / "parent"))["epoch"] == 3
+    assert RunFolder(str(tmp_path / "parent")).checkpoint_meta()["epoch"] == 3
     tags = lineage_tags(going_on(tmp_path / "parent"), journals=tmp_path)
     assert tags["rayfill.continued_from"] == str(tmp_path / "parent")
     assert tags["rayfill.continued_at_epoch"] == "3"
     assert lineage_tags(RunConfig(), journals=tmp_path) == {}
-    assert newest_meta(str(tmp_path)) == {}
+    assert RunFolder(str(tmp_path)).checkpoint_meta() == {}
     assert load_bundle(parent.bundle).name == "attention_unet"
 
 

@@ -18,7 +18,7 @@ from rayfill.evaluation.result import Evaluation, differences_from
 from rayfill.evaluation.systems import System
 from rayfill.evaluation.work import Measurable, Work
 from rayfill.metrics import FidMetric, LpipsMetric, ResidualObjectScore
-from rayfill.training.feed import to_device
+from rayfill.models.batch import to_device
 from rayfill_data.batches import evaluation_batches
 from rayfill_data.errors import ConfigError, DatasetError, RayfillError, unknown_name
 from rayfill_data.progress import ProgressCallback, show_progress

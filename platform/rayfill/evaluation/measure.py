@@ -97,7 +97,7 @@ def measure_part(
     Raises:
         DatasetError: samples without frozen holes.
     """
-    from rayfill.training.feed import to_device
+    from rayfill.models.batch import to_device
 
     def batches() -> Iterator[TensorBatch]:
         for batch in evaluation_batches(arrays, batch_size=options.batch_size):

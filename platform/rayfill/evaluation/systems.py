@@ -14,13 +14,12 @@ from rayfill.models import InpaintingModel, JointModel
 from rayfill.models.segmentation import Segmenter
 from rayfill.runs import places
 from rayfill.runs.bundle import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
     LoadedBundle,
     OtherKindError,
     load_bundle,
     load_segmenter_bundle,
 )
+from rayfill.runs.folder import CONFIG_FILE, WEIGHTS_FILE
 from rayfill.runs.folders import MANIFEST
 from rayfill_data.errors import ConfigError, RayfillError
 from rayfill_data.sources.files import is_file, is_folder, list_pictures

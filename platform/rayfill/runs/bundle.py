@@ -21,12 +21,11 @@ from torch import Tensor
 
 from rayfill.models import InpaintingModel, build_model
 from rayfill.models.segmentation import Segmenter, segmenter_architecture
+from rayfill.runs.folder import CONFIG_FILE, WEIGHTS_FILE
 from rayfill.runs.folders import MANIFEST, DamagedFolderError, read_folder, write_folder
 from rayfill_data.errors import RayfillError
 
 SCHEMA_VERSION = 1
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 
 #: Kind of network -> what builds one, with any weights, from its name and options. Bundles that
 #: name no kind are of inpainters: there was no other.

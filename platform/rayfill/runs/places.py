@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
+
+from rayfill.config.run import BUNDLED_DATA, RunConfig
 
 #: Ray unpacks an uploaded working directory under such a folder and deletes it after the job.
 _RAY_UPLOAD = "runtime_resources"
@@ -35,3 +38,19 @@ def storage(configured: str | None) -> str:
     """
     uri = configured or os.environ.get("RAYFILL_STORAGE") or str(home() / "runs")
     return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+
+
+def resolve_paths(config: RunConfig) -> RunConfig:
+    """Return the config with absolute storage, dataset and tracking locations.
+
+    Workers run in other folders and on other machines, where a relative path means something else.
+    """
+    uri = config.data.uri
+    if uri != BUNDLED_DATA and "://" not in uri:
+        uri = str(Path(uri).expanduser().absolute())
+    return dataclasses.replace(
+        config,
+        storage=storage(config.storage),
+        data=dataclasses.replace(config.data, uri=uri),
+        tracking=dataclasses.replace(config.tracking, uri=tracking_uri(config.tracking.uri)),
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from rayfill.config.run import RunConfig
+from rayfill.runs.folder import RunFolder
 
 #: What a run is: a sweep (the parent of the others), one of its phases, trials or its winner, or a
 #: run by itself.
@@ -31,20 +32,17 @@ def provenance_tags(*, dataset_hash: str, seed: int) -> dict[str, str]:
     }
 
 
-def run_tags(
-    config: RunConfig, *, kind: RunKind, sweep: str, run_dir: str, bundle: str = ""
-) -> dict[str, str]:
+def run_tags(config: RunConfig, *, kind: RunKind, sweep: str, folder: RunFolder) -> dict[str, str]:
     """Return what to find a run by in MLflow, each key beginning with ``rayfill.``.
 
     Args:
         config: Of the run, with absolute paths.
         kind: What the run is.
         sweep: Name of its sweep, empty for a run by itself.
-        run_dir: Folder or URI of its checkpoints and results.
-        bundle: Folder or URI of its best model bundle; none for a sweep.
+        folder: Of its checkpoints and results.
     """
     own = {
-        "bundle": bundle,
+        "bundle": folder.bundle,
         "stage": config.train.stage,
         "model": config.model.name,
         "loss": config.loss.terms,
@@ -53,7 +51,7 @@ def run_tags(
         "kind": kind,
         "sweep": sweep,
         "dataset": config.data.uri,
-        "run_dir": run_dir,
+        "run_dir": folder.uri,
         **({} if kind == "sweep" else own),
     }
     return {f"rayfill.{key}": value for key, value in values.items() if value}

@@ -5,18 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rayfill.config.run import RunConfig, flatten, to_dict
 from rayfill_data.reader import PreparedDataset
 
 if TYPE_CHECKING:
-    from rayfill.evaluation.leaderboard import Leaderboard
     from rayfill.metrics import MetricTable
+    from rayfill.runs.job import TrainingJob
     from rayfill.runs.tracking import Tracker
-    from rayfill.sweeps.space import Space
-    from rayfill.training.launch import TrainingJob
 
 #: MLflow's tag for what stands at the top of a run's page, in Markdown.
 NOTE = "mlflow.note.content"
@@ -65,20 +63,6 @@ def comparing(config: RunConfig, keys: Sequence[str]) -> RunConfig:
     return dataclasses.replace(config, tracking=dataclasses.replace(config.tracking, params=params))
 
 
-def varied_keys(space: Space) -> list[str]:
-    """Return the config keys that a space varies, those of its variants included."""
-    from rayfill.sweeps.space import RANGES, Variant
-
-    keys: dict[str, None] = {}
-    for key, axis in space.items():
-        values = () if isinstance(axis, RANGES) else axis
-        variants = [value for value in values if isinstance(value, Variant)]
-        keys |= dict.fromkeys(name for variant in variants for name in variant.changes)
-        if len(variants) < len(values) or not values:
-            keys[key] = None
-    return list(keys)
-
-
 def differing_keys(runs: Sequence[RunConfig]) -> list[str]:
     """Return the config keys in which runs differ, but for their names and places."""
     flat = [flatten(to_dict(run)) for run in runs]
@@ -121,79 +105,6 @@ def describe_run(job: TrainingJob) -> str:
     )
 
 
-def sweep_view(
-    sweep: str, *, metrics: Sequence[str], params: Sequence[str]
-) -> dict[str, str | bool | list[str]]:
-    """Return MLflow's table of a sweep's runs, best first by the first metric, without folding.
-
-    Args:
-        sweep: Its name.
-        metrics: Columns, such as ``test/hole_psnr``.
-        params: Columns: what it varies.
-    """
-    return {
-        "searchFilter": f"tags.rayfill.sweep = '{sweep}' and tags.rayfill.kind != 'sweep'",
-        "orderByKey": f"metrics.`{metrics[0]}`",
-        "orderByAsc": False,
-        "startTime": "ALL",
-        "lifecycleFilter": "Active",
-        "modelVersionFilter": "All Runs",
-        "datasetsFilter": [],
-        "selectedColumns": [
-            *(f"metrics.`{name}`" for name in metrics),
-            *(f"params.`{name}`" for name in params),
-            "tags.`rayfill.outcome`",
-        ],
-    }
-
-
-def describe_sweep(
-    name: str, *, space: Mapping[str, str], run_dir: str, board: Leaderboard | None = None
-) -> str:
-    """Return what a sweep varies and, when it is done, its table, in Markdown."""
-    rows = "".join(f"| `{key}` | {values} |\n" for key, values in space.items())
-    varied = f"| varied | values |\n| --- | --- |\n{rows}\n" if rows else ""
-    address = f"#/experiments/{{experiment_id}}/runs?viewStateShareKey={name}"
-    link = f"[Its runs as a table, best first]({address}&workflowType=machine_learning)"
-    if board is None:
-        return f"{link}; the leaderboard stands here when the trials are done.\n\n{varied}"
-    return (
-        f"{link}\n\n{_short_table(board)}\n{varied}"
-        "With deviations and by hole ratio: `leaderboard.md` (Artifacts). As a page with "
-        f"pictures:\n\n```\nrayfill compare {run_dir}\n```\n"
-    )
-
-
-def record_sweep(
-    tracker: Tracker,
-    *,
-    name: str,
-    config: RunConfig,
-    space: Space,
-    board: Leaderboard | None = None,
-) -> None:
-    """Record what a sweep varies, its table when it is done, and a view of its runs.
-
-    Args:
-        tracker: Of the sweep's own run.
-        name: Of the sweep.
-        config: Of a trial.
-        space: What is varied.
-        board: What was measured.
-    """
-    from rayfill.evaluation.leaderboard import psnr_and_ssim
-    from rayfill.sweeps.space import describe_space
-
-    described = describe_sweep(
-        name, space=describe_space(space), run_dir=f"{config.storage}/{name}", board=board
-    )
-    tracker.tags({NOTE: described})
-    measured = [board.rank_by, *psnr_and_ssim(board.rank_by)] if board else []
-    metrics = [*(f"test/{metric}" for metric in measured), f"val/{config.eval.select_metric}"]
-    params = config.tracking.params
-    tracker.view(name, sweep_view(name, metrics=list(dict.fromkeys(metrics)), params=params))
-
-
 def test_scores(table: MetricTable) -> dict[str, float]:
     """Return the means on the test split under the names they have in MLflow."""
     return {f"test/{name}": score.mean for name, score in table.total.items()}
@@ -208,9 +119,7 @@ def record_result(tracker: Tracker, *, job: TrainingJob, table: MetricTable, epo
         table: Its scores on the test split.
         epochs: Done and planned, such as ``2/4``.
     """
-    from rayfill.sweeps.plan import read_outcome
-
-    outcome = read_outcome(job.run_dir)
+    outcome = job.folder.outcome()
     early = outcome is not None and outcome.status == "stopped"
     how = f"stopped early, {epochs} epochs" if early else f"{epochs} epochs"
     scores = {name: score.mean for name, score in table.total.items()}
@@ -220,14 +129,3 @@ def record_result(tracker: Tracker, *, job: TrainingJob, table: MetricTable, epo
     if outcome is not None and outcome.status in ("finished", "stopped"):
         # Tune ends a trial in the way that a kill does, which MLflow would show as one.
         tracker.status("FINISHED")
-
-
-def _short_table(board: Leaderboard) -> str:
-    """Return the metric that ranks, of everything measured, best first."""
-    lines = [f"| # | {board.rank_by} | epochs | system |\n| ---: | ---: | ---: | --- |\n"]
-    for rank, entry in enumerate(board.ranked(), start=1):
-        score = entry.table.total.get(board.rank_by)
-        value = f"{score.mean:.4g}" if score and math.isfinite(score.mean) else ""
-        kind = "" if entry.kind == "trial" else f" ({entry.kind})"
-        lines.append(f"| {rank} | {value} | {entry.epochs} | {entry.name}{kind} |\n")
-    return "".join(lines)

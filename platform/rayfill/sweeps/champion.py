@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from rayfill.config.run import RunConfig
+from rayfill.runs.job import TrainingJob
+from rayfill.runs.record import attach_tracker
 from rayfill.runs.registry import (
     NoSuchModelError,
     RegisteredModel,
@@ -15,8 +17,6 @@ from rayfill.runs.registry import (
     promote,
     register_bundle,
 )
-from rayfill.training.launch import TrainingJob, attach_tracker
-from rayfill.training.loop import best_bundle
 
 if TYPE_CHECKING:
     from rayfill.metrics import MetricTable
@@ -50,7 +50,7 @@ def register_champion(
     metric = f"val_{val_metric}"
     scores = {name: score.mean for name, score in table.total.items()} | {metric: val_score}
     model = register_bundle(
-        best_bundle(job.run_dir),
+        job.folder.bundle,
         name=config.tracking.model_name,
         run_id=run_id,
         scores=scores,

@@ -8,10 +8,8 @@ from typing import Literal
 
 from rayfill.config.run import RunConfig, replace
 from rayfill.sweeps.options import SweepOptions
-from rayfill.sweeps.plan import Plan, read_outcome
+from rayfill.sweeps.plan import Plan, leaves
 from rayfill.sweeps.sweep import Sweep, WinnerOptions
-from rayfill.sweeps.trials import scores_of
-from rayfill.training.lineage import leaves, newest_meta
 from rayfill_data.errors import ConfigError, RayfillError, unknown_name
 
 Course = Literal["continue", "restart"]
@@ -64,7 +62,7 @@ def continued_sweep(
     return Sweep(
         base=replace(runs[0], {"name": f"{plan.name}-continued", "train.continue_from": None}),
         runs=runs,
-        beside={parent.name: plan.run_dir(parent) for parent in parents},
+        beside={parent.name: plan.run_folder(parent).uri for parent in parents},
         options=options,
         winner=WinnerOptions(epochs=0),
         notes=[
@@ -82,7 +80,7 @@ def _name_problems(plan: Plan, names: Sequence[str]) -> list[str]:
         if name not in known:
             problems.append(unknown_name("trial", name, known))
             continue
-        outcome = read_outcome(plan.run_dir(known[name]))
+        outcome = plan.run_folder(known[name]).outcome()
         if outcome is None:
             problems.append(f"Trial {name} has not ended: go on with its sweep with --resume.")
         elif outcome.status == "failed":
@@ -96,11 +94,10 @@ def _name_problems(plan: Plan, names: Sequence[str]) -> list[str]:
 def _chosen(plan: Plan, *, best: int | None, names: Sequence[str]) -> list[RunConfig]:
     if names:
         return [trial for trial in plan.trials if trial.name in names]
-    folders = {trial.name: plan.run_dir(trial) for trial in plan.trials}
     ended = [
         trial
-        for trial in leaves(plan.trials, folders=folders)
-        if (outcome := read_outcome(folders[trial.name])) and outcome.status == "finished"
+        for trial in leaves(plan)
+        if (outcome := plan.run_folder(trial).outcome()) and outcome.status == "finished"
     ]
     if not ended:
         raise RayfillError(
@@ -109,23 +106,24 @@ def _chosen(plan: Plan, *, best: int | None, names: Sequence[str]) -> list[RunCo
         )
 
     def score(trial: RunConfig) -> float:
-        return max(scores_of(trial, run_dir=folders[trial.name]).values(), default=-math.inf)
+        scores = plan.run_folder(trial).scores(trial.eval.select_metric)
+        return max(scores.values(), default=-math.inf)
 
     return sorted(ended, key=score, reverse=True)[:best]
 
 
 def _going_on(parent: RunConfig, *, plan: Plan, epochs: int, course: Course) -> RunConfig:
-    run_dir = plan.run_dir(parent)
-    done = newest_meta(run_dir).get("epoch")
+    folder = plan.run_folder(parent)
+    done = folder.checkpoint_meta().get("epoch")
     if done is None:
-        raise RayfillError(f"{run_dir} has no checkpoint any more, so it cannot be continued.")
+        raise RayfillError(f"{folder.uri} has no checkpoint any more, so it cannot be continued.")
     return replace(
         parent,
         {
             "name": f"{parent.name}+{epochs}",
             "storage": plan.storage,
             "train.epochs": done + epochs,
-            "train.continue_from": run_dir,
+            "train.continue_from": folder.uri,
             "train.init_from": None,
             "train.schedule_epochs": (done, done + epochs) if course == "restart" else None,
             "scaling.use_gpu": None,  # settled for this cluster, not for that one

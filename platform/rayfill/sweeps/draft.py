@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rayfill.config.run import RunConfig, flatten, to_dict
-from rayfill.runs.bundle import CONFIG_FILE
-from rayfill.runs.folders import read_file
+from rayfill.runs.folder import RunFolder
+from rayfill.runs.sweep_folder import newest_sweep
 from rayfill.sweeps.plan import (
     Plan,
     axis_problems,
     comparable,
     grid_points,
     leave_out_untrainable,
-    newest_sweep,
     plan_trials,
     random_points,
     read_plan,
@@ -28,7 +26,6 @@ from rayfill.sweeps.population import Population, first_generation, population_p
 from rayfill.sweeps.search import Told
 from rayfill.sweeps.space import RANGES, Point, Space, describe_space, find_point
 from rayfill.sweeps.trials import OptunaTrials, PlannedTrials, told_of
-from rayfill.training.loop import best_bundle
 from rayfill_data.errors import ConfigError, RayfillError
 
 if TYPE_CHECKING:
@@ -157,10 +154,10 @@ def tell_earlier(
             reason = "lie outside the space"
         elif trial.eval.select_metric != base.eval.select_metric:
             reason = f"were ranked by {trial.eval.select_metric}"
-        elif _dataset_of(plan.run_dir(trial)) != dataset_hash:
+        elif _dataset_of(plan.run_folder(trial)) != dataset_hash:
             reason = "have no result on this dataset"
         else:
-            one = told_of(trial, run_dir=plan.run_dir(trial), point=point)
+            one = told_of(trial, folder=plan.run_folder(trial), point=point)
             if one.status in ("finished", "stopped") and math.isfinite(one.best):
                 told.append(one)
                 continue
@@ -185,7 +182,7 @@ def read_earlier(name: str, *, storage: str) -> Plan:
             f"There is no sweep {name!r} in {storage}. Name one by its folder there, or give the "
             "storage it was run with."
         )
-    return read_plan(folder, storage=storage)
+    return read_plan(folder)
 
 
 def _points(base: RunConfig, space: Space, *, options: SweepOptions) -> list[Point]:
@@ -232,7 +229,6 @@ def _probes(space: Space) -> list[Point]:
     return [{**first, key: place} for key, places in ends.items() for place in places]
 
 
-def _dataset_of(run_dir: str) -> str:
+def _dataset_of(folder: RunFolder) -> str:
     """Return the content hash of what a run was trained on, empty where nothing is kept of it."""
-    content = read_file(f"{best_bundle(run_dir)}/{CONFIG_FILE}")
-    return str(json.loads(content)["extra"].get("dataset_hash", "")) if content else ""
+    return str((folder.bundle_config() or {"extra": {}})["extra"].get("dataset_hash", ""))

@@ -9,12 +9,12 @@ import torch
 
 from rayfill.config.run import RunConfig
 from rayfill.models.cost import model_cost
+from rayfill.runs.folder import continued_epochs
 from rayfill.sweeps.budget import hourly_cost
 from rayfill.sweeps.options import SweepOptions
 from rayfill.sweeps.tune import concurrent_trials
 from rayfill.training.cluster import Capacity
 from rayfill.training.feed import training_count
-from rayfill.training.lineage import done_epochs
 from rayfill_data.reader import PreparedDataset
 
 #: A training step costs a prediction and twice as much again for its gradients.
@@ -41,7 +41,7 @@ def training_flops(config: RunConfig, *, dataset: PreparedDataset) -> float:
     cost = model_cost(config.model.name, size=size, **config.model.options())
     count = training_count(config, dataset=dataset)
     per_epoch = _STEP_PREDICTIONS * count + dataset.counts["val"] / config.train.validate_every
-    epochs = config.train.epochs - done_epochs(config)
+    epochs = config.train.epochs - continued_epochs(config)
     return 2.0 * cost.multiply_adds * per_epoch * epochs
 
 
@@ -69,7 +69,7 @@ def estimate(
         unit = f"{scaling.cpus_per_worker * scaling.num_workers:g} CPU cores"
     start_s = _START_S + _TRIAL_S * len(trials) / concurrent
     seconds = start_s + flops / (speed * concurrent)
-    epochs = sum(trial.train.epochs - done_epochs(trial) for trial in trials)
+    epochs = sum(trial.train.epochs - continued_epochs(trial) for trial in trials)
     counts = sorted({training_count(trial, dataset=dataset) for trial in trials})
     samples = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else counts[0]
     return seconds, (

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rayfill.config.run import RunConfig
+from rayfill.runs.folder import Outcome, continued_epochs
+from rayfill.runs.job import TrainingJob, make_job
 from rayfill.sweeps.budget import Budget
-from rayfill.sweeps.plan import Outcome, read_outcome
 from rayfill.sweeps.trials import PlannedTrials
-from rayfill.training.launch import TrainingJob, make_job
-from rayfill.training.lineage import done_epochs
 
 if TYPE_CHECKING:
     from ray.tune import Stopper
@@ -55,7 +54,7 @@ class Handout:
         group = self._source.plan.name
         job = make_job(self._prepare(trial), group=group, parent=self._parent)
         self.jobs[trial.name] = job
-        self.progress.planned(trial, begun=done_epochs(trial), more=self._source.missing())
+        self.progress.planned(trial, begun=continued_epochs(trial), more=self._source.missing())
         if not lasting_outcome(job):
             self.budget.begin(trial)
         return job
@@ -124,5 +123,5 @@ def make_stopper(handout: Handout) -> Stopper:
 
 def lasting_outcome(job: TrainingJob) -> Outcome | None:
     """Return how a run ended in a way that is not tried again."""
-    outcome = read_outcome(job.run_dir)
+    outcome = job.folder.outcome()
     return None if outcome is None or outcome.status == "failed" else outcome

@@ -11,31 +11,14 @@ import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from rayfill.config.run import RunConfig, check, from_dict, replace, to_dict
-from rayfill.runs.folders import create_file, list_folders, read_file, write_file
+from rayfill.runs.folder import RunFolder
+from rayfill.runs.sweep_folder import SweepFolder, newest_sweep, sweep_number
 from rayfill.sweeps.search import Told, next_random
 from rayfill.sweeps.space import RANGES, Point, Space, Variant, changes_of, values_at
 from rayfill_data.errors import ConfigError, RayfillError
-
-_PLAN = "plan.json"
-_OUTCOME = "outcome.json"
-
-Status = Literal["finished", "stopped", "failed", "unfinished"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a trial ended: after its last epoch, stopped early by the scheduler, or by an error.
-
-    One that the budget kept from ending is unfinished: nothing is written down of it, and a resumed
-    sweep goes on with it.
-    """
-
-    status: Status
-    epoch: int
-    reason: str = ""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -59,29 +42,29 @@ class Plan:
         """Plan more trials, written down together."""
         self.trials += trials
         self.points += points
-        write_file(self._file, self._content())
-
-    def run_dir(self, trial: RunConfig) -> str:
-        """Return the folder of a trial's checkpoints and records."""
-        return f"{self.storage}/{self.name}/{trial.name}"
+        self.folder.write_plan(self._content())
 
     @property
-    def _file(self) -> str:
-        return f"{self.storage}/{self.name}/{_PLAN}"
+    def folder(self) -> SweepFolder:
+        """Where the plan and its runs lie."""
+        return SweepFolder(f"{self.storage}/{self.name}")
 
-    def _content(self) -> bytes:
-        plan = {
+    def run_folder(self, trial: RunConfig) -> RunFolder:
+        """Return the folder of a trial's checkpoints and records."""
+        return self.folder.run(trial.name)
+
+    def _content(self) -> dict[str, Any]:
+        return {
             "trials": [to_dict(trial) for trial in self.trials],
             "search": dict(self.search),
             "points": self.points,
             "told": [dataclasses.asdict(one) for one in self.told],
             "started_from": self.started_from,
         }
-        return json.dumps(plan, indent=1).encode()
 
     def create(self) -> bool:
         """Write the plan down unless there is one of that name; return whether it was written."""
-        return create_file(self._file, self._content())
+        return self.folder.create_plan(self._content())
 
 
 def grid_points(space: Space) -> list[Point]:
@@ -202,8 +185,8 @@ def open_plan(plan: Plan, *, resume: bool) -> Plan:
                 f"There is no sweep {name!r} in {plan.storage} to resume; start it without "
                 "--resume."
             )
-        return _resumed(read_plan(newest, storage=plan.storage), now=plan)
-    number = 1 if newest is None else _suffix(newest, name) + 1
+        return _resumed(read_plan(newest), now=plan)
+    number = 1 if newest is None else sweep_number(newest, name=name) + 1
     while True:
         fresh = dataclasses.replace(plan, name=name if number == 1 else f"{name}-{number}")
         if fresh.create():
@@ -211,31 +194,19 @@ def open_plan(plan: Plan, *, resume: bool) -> Plan:
         number += 1  # another sweep of that name began in the same moment
 
 
-def newest_sweep(name: str, *, storage: str) -> str | None:
-    """Return the folder of the newest sweep of a name, or None where there is none."""
-    taken = [
-        folder
-        for folder in list_folders(storage)
-        if re.fullmatch(rf"{re.escape(name)}(-\d+)?", folder)
-        and read_file(f"{storage}/{folder}/{_PLAN}") is not None
-    ]
-    return max(taken, key=lambda folder: _suffix(folder, name), default=None)
-
-
-def read_plan(folder: str, *, storage: str) -> Plan:
+def read_plan(folder: SweepFolder) -> Plan:
     """Return the plan of the sweep in a folder.
 
     Raises:
         RayfillError: no plan, or one that cannot be read.
     """
-    content = read_file(f"{storage}/{folder}/{_PLAN}")
-    if content is None:
-        raise RayfillError(f"There is no sweep {folder!r} in {storage}: it has no {_PLAN}.")
+    values = folder.plan()
+    if values is None:
+        raise folder.missing()
     try:
-        values = json.loads(content)
         return Plan(
-            name=folder,
-            storage=storage,
+            name=folder.name,
+            storage=folder.uri.removesuffix(f"/{folder.name}"),
             trials=[from_dict(RunConfig, trial) for trial in values["trials"]],
             search=values.get("search", {}),
             points=values.get("points", []),
@@ -243,21 +214,7 @@ def read_plan(folder: str, *, storage: str) -> Plan:
             started_from=values.get("started_from", {}),
         )
     except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
-        raise RayfillError(
-            f"The plan {storage}/{folder}/{_PLAN} is damaged or of another version of Rayfill; "
-            "start the sweep anew without --resume."
-        ) from error
-
-
-def read_outcome(run_dir: str) -> Outcome | None:
-    """Return how a trial ended, or None while it has not."""
-    content = read_file(f"{run_dir}/{_OUTCOME}")
-    return Outcome(**json.loads(content)) if content else None
-
-
-def write_outcome(run_dir: str, outcome: Outcome) -> None:
-    """Write down how a trial ended."""
-    write_file(f"{run_dir}/{_OUTCOME}", json.dumps(dataclasses.asdict(outcome)).encode())
+        raise folder.damaged() from error
 
 
 def _resumed(before: Plan, *, now: Plan) -> Plan:
@@ -307,12 +264,14 @@ def comparable(config: RunConfig) -> dict[str, Any]:
     return plain
 
 
-def _suffix(folder: str, name: str) -> int:
-    return int(folder[len(name) + 1 :] or 1)
-
-
 def _slug(key: str, value: Any) -> str:
     """Return a value as part of a name; a number says what it counts: ``epochs4``."""
     named = isinstance(value, str | Variant)
     text = str(value) if named else f"{key.rpartition('.')[2]}{value}"
     return re.sub(r"[^A-Za-z0-9_.+*]", "_", text)
+
+
+def leaves(plan: Plan) -> list[RunConfig]:
+    """Return the trials that none of the others goes on from."""
+    continued = {trial.train.continue_from for trial in plan.trials}
+    return [trial for trial in plan.trials if plan.run_folder(trial).uri not in continued]

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 import numpy as np
 
 from rayfill.config.run import RunConfig, flatten, replace, to_dict
-from rayfill.sweeps.plan import Plan, make_trial, read_outcome
+from rayfill.sweeps.plan import Plan, make_trial
 from rayfill.sweeps.space import (
     RANGES,
     Point,
@@ -28,7 +28,7 @@ from rayfill.sweeps.space import (
     values_at,
     varied_keys,
 )
-from rayfill.sweeps.trials import PlannedTrials, scores_of
+from rayfill.sweeps.trials import PlannedTrials
 
 #: What may change in the middle of training without another network or optimiser.
 MUTABLE = (
@@ -132,7 +132,7 @@ class Population(PlannedTrials):
     def _can_go_on(self) -> bool:
         epochs, total = self._reach()
         last = self._last()
-        ended = all(read_outcome(self.plan.run_dir(run)) for run in last)
+        ended = all(self.plan.run_folder(run).outcome() for run in last)
         return ended and epochs < total and any(map(math.isfinite, map(self._score, last)))
 
     def _reach(self) -> tuple[int, int]:
@@ -144,12 +144,11 @@ class Population(PlannedTrials):
 
     def _score(self, run: RunConfig) -> float:
         """Return the score at the end of the generation; failed runs are worse than any."""
-        run_dir = self.plan.run_dir(run)
-        outcome = read_outcome(run_dir)
-        scores = scores_of(run, run_dir=run_dir)
+        folder = self.plan.run_folder(run)
+        outcome = folder.outcome()
         if outcome is None or outcome.status == "failed":
             return -math.inf
-        return scores.get(run.train.epochs, -math.inf)
+        return folder.scores(run.eval.select_metric).get(run.train.epochs, -math.inf)
 
     def _next_generation(self) -> list[RunConfig]:
         last = self._last()
@@ -183,7 +182,7 @@ class Population(PlannedTrials):
         epochs, total = self._reach()
         changes = {
             "train.epochs": min(epochs + self._part, total),
-            "train.continue_from": self.plan.run_dir(donor),
+            "train.continue_from": self.plan.run_folder(donor).uri,
         }
         # The donor's weights are trained, so there is nothing to start from besides.
         base = replace(donor, changes | {"train.init_from": None})
@@ -210,7 +209,7 @@ def explore(space: Space, point: Point, rng: np.random.Generator) -> Point:
 
 def course(plan: Plan, run: RunConfig, *, space: Space) -> str:
     """Return by which hyperparameters a run came about, epoch by epoch, so it can be done again."""
-    folders = {plan.run_dir(trial): trial for trial in plan.trials}
+    folders = {plan.run_folder(trial).uri: trial for trial in plan.trials}
     line = [run]
     while (parent := folders.get(str(line[0].train.continue_from))) is not None:
         line.insert(0, parent)

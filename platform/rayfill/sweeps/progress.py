@@ -13,8 +13,9 @@ from rich.live import Live
 from rich.table import Table
 
 from rayfill.config.run import RunConfig
-from rayfill.sweeps.plan import Outcome
-from rayfill.training.launch import TrainingJob, train_on_ray
+from rayfill.runs.folder import Outcome
+from rayfill.runs.job import TrainingJob
+from rayfill.training.launch import train_on_ray
 
 if TYPE_CHECKING:
     from rayfill.training.cluster import Capacity

@@ -17,14 +17,13 @@ from rayfill.evaluation.leaderboard import Entry, Leaderboard, psnr_and_ssim
 from rayfill.evaluation.measure import Measured, evaluate, protocol
 from rayfill.evaluation.systems import open_systems
 from rayfill.runs.bundle import load_bundle
-from rayfill.runs.folder import read_history
-from rayfill.runs.folders import write_file
-from rayfill.runs.run_page import record_result, record_sweep, test_scores
-from rayfill.sweeps.plan import Outcome
+from rayfill.runs.folder import Outcome, RunFolder
+from rayfill.runs.record import attach_tracker
+from rayfill.runs.run_page import record_result, test_scores
+from rayfill.runs.sweep_folder import SAMPLES, TABLE_DATA, TABLE_TEXT
+from rayfill.sweeps.page import record_sweep
 from rayfill.sweeps.stages import SweepRun
-from rayfill.sweeps.trials import earlier_job, scores_of
-from rayfill.training.launch import attach_tracker
-from rayfill.training.loop import best_bundle
+from rayfill.sweeps.trials import earlier_job
 from rayfill_data.reader import PreparedDataset, SplitArrays
 
 if TYPE_CHECKING:
@@ -113,8 +112,8 @@ class SweepResults:
     @functools.cached_property
     def bundles(self) -> dict[str, str]:
         """Where the model bundles of all networks in the table lie, by name."""
-        own = {run.name: best_bundle(self.run.job(run).run_dir) for run in self.runs}
-        beside = {name: best_bundle(folder) for name, folder in self.run.sweep.beside.items()}
+        own = {run.name: self.run.job(run).folder.bundle for run in self.runs}
+        beside = {name: RunFolder(folder).bundle for name, folder in self.run.sweep.beside.items()}
         return own | beside
 
     @functools.cached_property
@@ -164,14 +163,15 @@ class SweepResults:
         from rayfill.sweeps.champion import register_champion
 
         run, board = self.run, self.leaderboard
-        root = f"{run.trials[0].storage}/{run.name}"
-        text, data = board.markdown(), json.dumps(board.to_dict(), indent=1)
-        write_file(f"{root}/leaderboard.md", text.encode())
-        write_file(f"{root}/leaderboard.json", data.encode())
-        samples = samples_parquet(self.measured, arrays=self.others.test)
-        write_file(f"{root}/samples.parquet", samples)
-        run.parent.text(text, "leaderboard.md")
-        run.parent.text(data, "leaderboard.json")
+        folder = run.source.plan.folder
+        tables = {
+            TABLE_TEXT: board.markdown(),
+            TABLE_DATA: json.dumps(board.to_dict(), indent=1),
+        }
+        for name, text in tables.items():
+            folder.write(name, text.encode())
+            run.parent.text(text, name)
+        folder.write(SAMPLES, samples_parquet(self.measured, arrays=self.others.test))
         best = self.best
         table = self.measured[best.name].table
         for trained in self.runs:
@@ -204,7 +204,7 @@ class SweepResults:
             self.leaderboard,
             jobs=[
                 *(run.job(trained) for trained in self.runs),
-                *(earlier_job(name, folder=f) for name, f in run.sweep.beside.items()),
+                *(earlier_job(name, folder=RunFolder(f)) for name, f in run.sweep.beside.items()),
             ],
             measured=self.measured,
             arrays=self.others.test,
@@ -230,8 +230,11 @@ class SweepResults:
                 name=name,
                 kind="earlier",
                 table=self.measured[name].table,
-                epochs=str(len(read_history(folder))),
-                val_score=max(scores_of(run.trials[0], run_dir=folder).values(), default=math.nan),
+                epochs=str(len(RunFolder(folder).history())),
+                val_score=max(
+                    RunFolder(folder).scores(run.trials[0].eval.select_metric).values(),
+                    default=math.nan,
+                ),
             )
             for name, folder in run.sweep.beside.items()
         ]
@@ -246,7 +249,7 @@ class SweepResults:
         job = self.run.job(trained, kind="winner" if trained is self.winner else "trial")
         table = self.measured[trained.name].table
         tracker = attach_tracker(job)
-        tracker.metrics(test_scores(table), step=len(read_history(job.run_dir)))
+        tracker.metrics(test_scores(table), step=len(job.folder.history()))
         record_result(tracker, job=job, table=table, epochs=self.run.epochs_done(trained))
         tracker.close()
 

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from rayfill.config.run import RunConfig, replace
-from rayfill.runs.folder import read_history
+from rayfill.runs.folder import Outcome
+from rayfill.runs.job import TrainingJob, make_job
+from rayfill.runs.sweep_folder import WINNER
 from rayfill.sweeps.budget import Budget
-from rayfill.sweeps.plan import Outcome
+from rayfill.sweeps.plan import leaves
 from rayfill.sweeps.progress import SweepProgress, train_watched
 from rayfill.sweeps.starts import with_start
-from rayfill.sweeps.trials import PlannedTrials, scores_of
+from rayfill.sweeps.trials import PlannedTrials
 from rayfill.sweeps.tune import concurrent_trials, run_trials
 from rayfill.training.cluster import Capacity
-from rayfill.training.launch import TrainingJob, make_job
-from rayfill.training.lineage import leaves
-from rayfill.training.loop import best_bundle
 from rayfill_data.errors import RayfillError
 from rayfill_data.reader import PreparedDataset
 
@@ -71,7 +70,7 @@ class SweepRun:
             job = self.job(run, kind="phase")
             with self.budget.counting(run):
                 train_watched(job, capacity=self.capacity, console=self.console)
-            init_from = best_bundle(self.job(run).run_dir)
+            init_from = self.job(run).folder.bundle
         return init_from
 
     def starting_from(self, bundle: str | None) -> SweepRun:
@@ -148,19 +147,18 @@ class SweepRun:
 
     def runs(self, winner: RunConfig | None) -> list[RunConfig]:
         """Return the runs that got as far as a validation."""
-        trials = self.trials
-        folders = {trial.name: self.source.plan.run_dir(trial) for trial in trials}
         # A run that another went on with is part of that one.
-        runs = [*leaves(trials, folders=folders), *([winner] if winner else [])]
+        last = [self.prepared(trial) for trial in leaves(self.source.plan)]
+        runs = [*last, *([winner] if winner else [])]
         return [run for run in runs if math.isfinite(self.score(run))]
 
     def _winner_config(self, best: RunConfig) -> RunConfig:
         options = self.sweep.winner
         changes = {
-            "name": f"winner-{best.name}",
+            "name": f"{WINNER}{best.name}",
             "train.epochs": options.epochs,
             "train.learning_rate": options.learning_rate,
-            "train.init_from": best_bundle(self.job(best).run_dir),
+            "train.init_from": self.job(best).folder.bundle,
             "train.continue_from": None,
             "train.schedule_epochs": None,
         }
@@ -186,8 +184,9 @@ class SweepRun:
 
     def score(self, run: RunConfig) -> float:
         """Return a run's best validation score of its own metric, NaN before the first."""
-        return max(scores_of(run, run_dir=self.job(run).run_dir).values(), default=math.nan)
+        scores = self.job(run).folder.scores(run.eval.select_metric)
+        return max(scores.values(), default=math.nan)
 
     def epochs_done(self, config: RunConfig) -> str:
         """Return how many of its epochs a run has done, such as ``3/4``."""
-        return f"{len(read_history(self.job(config).run_dir))}/{config.train.epochs}"
+        return f"{len(self.job(config).folder.history())}/{config.train.epochs}"

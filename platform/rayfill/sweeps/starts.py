@@ -11,11 +11,12 @@ import torch
 from rayfill.config.run import RunConfig
 from rayfill.models import build_model
 from rayfill.runs import places
-from rayfill.runs.bundle import CONFIG_FILE, load_bundle
-from rayfill.runs.folders import list_folders, read_file, read_folder, write_folder
-from rayfill.sweeps.plan import newest_sweep, read_plan
-from rayfill.sweeps.trials import scores_of
-from rayfill.training.lineage import BEST, newest_meta, unlike_tensors
+from rayfill.runs.bundle import load_bundle
+from rayfill.runs.folder import CONFIG_FILE, RunFolder
+from rayfill.runs.folders import read_file, read_folder, write_folder
+from rayfill.runs.sweep_folder import newest_sweep
+from rayfill.sweeps.plan import read_plan
+from rayfill.training.lineage import unlike_tensors
 from rayfill_data.errors import ConfigError, RayfillError
 
 _SWEEP, _MODELS, _RUNS = "sweep:", "models:/", "runs:/"
@@ -45,7 +46,7 @@ def find_starts(
                 found[name] = find_bundle(name, config=run)
             if name:
                 check_fit(run, found[name])
-            if parent and not newest_meta(_absolute(parent)):
+            if parent and not RunFolder(_absolute(parent)).checkpoint_meta():
                 raise RayfillError(
                     f"train.continue_from is {parent!r}, which has no checkpoint. Name the folder "
                     "of a run that trained."
@@ -86,7 +87,7 @@ def find_bundle(name: str, *, config: RunConfig) -> str:
     if name.startswith((_MODELS, _RUNS)):
         return _fetched(name, storage=storage, tracking_uri=str(config.tracking.uri))
     location = _absolute(name)
-    for folder in (location, f"{location}/{BEST}"):
+    for folder in (location, RunFolder(location).bundle):
         if read_file(f"{folder}/{CONFIG_FILE}") is not None:
             return folder
     raise RayfillError(
@@ -122,17 +123,16 @@ def _best_of_sweep(name: str, *, storage: str) -> str:
         raise RayfillError(
             f"train.init_from is 'sweep:{name}': there is no such sweep in {storage}."
         )
-    plan = read_plan(folder, storage=storage)
+    plan = read_plan(folder)
     sample = plan.trials[0] if plan.trials else RunConfig()
     scores = {}
-    for run in list_folders(f"{storage}/{folder}"):
-        run_dir = f"{storage}/{folder}/{run}"
-        own = scores_of(sample, run_dir=run_dir).values()
-        if own and read_file(f"{run_dir}/{BEST}/{CONFIG_FILE}") is not None:
-            scores[f"{run_dir}/{BEST}"] = max(own)
+    for run in folder.runs():
+        own = run.scores(sample.eval.select_metric).values()
+        if own and run.bundle_config() is not None:
+            scores[run.bundle] = max(own)
     if not scores:
         raise RayfillError(
-            f"train.init_from is 'sweep:{name}': no run of {folder} was validated by "
+            f"train.init_from is 'sweep:{name}': no run of {folder.name} was validated by "
             f"{sample.eval.select_metric}."
         )
     return max(scores, key=scores.__getitem__)

@@ -18,14 +18,15 @@ from rayfill.evaluation.leaderboard import Leaderboard, ReportRow
 from rayfill.evaluation.measure import Measured
 from rayfill.runs import places
 from rayfill.runs.data_location import check_data, ensure_data
+from rayfill.runs.folder import Outcome, RunFolder
+from rayfill.runs.places import resolve_paths
 from rayfill.runs.run_page import (
     compared_params,
     comparing,
     differing_keys,
     record_inputs,
-    record_sweep,
-    varied_keys,
 )
+from rayfill.runs.sweep_folder import newest_sweep
 from rayfill.sweeps.budget import Budget
 from rayfill.sweeps.draft import (
     Draft,
@@ -37,13 +38,13 @@ from rayfill.sweeps.draft import (
 )
 from rayfill.sweeps.estimate import budget_words, estimate
 from rayfill.sweeps.options import SweepOptions
-from rayfill.sweeps.plan import Outcome, Plan, newest_sweep, open_plan, read_plan
+from rayfill.sweeps.page import record_sweep
+from rayfill.sweeps.plan import Plan, open_plan, read_plan
 from rayfill.sweeps.results import Others, SweepResults, measure_others
-from rayfill.sweeps.space import Space, Variant, describe_space
+from rayfill.sweeps.space import Space, Variant, describe_space, varied_keys
 from rayfill.sweeps.stages import SweepRun
 from rayfill.sweeps.starts import find_starts, with_start
 from rayfill.training.cluster import place, ray_cluster
-from rayfill.training.launch import resolve_paths
 from rayfill_data.errors import ConfigError
 from rayfill_data.reader import PreparedDataset
 
@@ -235,7 +236,7 @@ def _draft(sweep: Sweep, base: RunConfig) -> Draft:
 def _find_starts(sweep: Sweep, base: RunConfig, *, draft: Draft) -> dict[str, str]:
     """Return where the weights lie that phases and trials start from."""
     newest = newest_sweep(base.name, storage=str(base.storage)) if sweep.resume else None
-    known = read_plan(newest, storage=str(base.storage)).started_from if newest else {}
+    known = read_plan(newest).started_from if newest else {}
     # Where there are phases, trials start from the last one.
     return find_starts(_phases(sweep, base)[:1] or draft.examples, known=known)
 
@@ -274,13 +275,13 @@ def _parent_run(
 
     folder = Path(places.home(), "tracking", name, "sweep")
     tracker = Tracker(folder, tracking_uri=str(base.tracking.uri))
-    varied, run_dir = describe_space(sweep.space), f"{base.storage}/{name}"
+    varied, own = describe_space(sweep.space), RunFolder(f"{base.storage}/{name}")
     new = tracker.start(
         name,
         experiment=base.tracking.experiment,
         params={f"space.{key}": value for key, value in varied.items()}
         | compared_params(base, without=base.tracking.params),
-        tags=run_tags(base, kind="sweep", sweep=name, run_dir=run_dir)
+        tags=run_tags(base, kind="sweep", sweep=name, folder=own)
         | provenance_tags(dataset_hash=dataset.content_hash, seed=base.train.seed),
     )
     if new:

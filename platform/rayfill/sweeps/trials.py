@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Collection, Sequence
 
 from rayfill.config.run import RunConfig, check, from_dict, replace
-from rayfill.runs.folder import read_history
-from rayfill.sweeps.plan import Plan, make_trial, read_outcome
+from rayfill.runs.folder import RunFolder
+from rayfill.runs.job import TrainingJob, make_job
+from rayfill.runs.sweep_folder import SweepFolder
+from rayfill.sweeps.plan import Plan, make_trial
 from rayfill.sweeps.search import Told, next_by_optuna
 from rayfill.sweeps.space import RANGES, Point, Space, changes_of
-from rayfill.training.launch import TrainingJob, make_job
-from rayfill.training.lineage import newest_meta
 
 _EPOCHS = "train.epochs"
 
@@ -120,7 +119,12 @@ class OptunaTrials(PlannedTrials):
 
     def _told(self, live: Collection[str]) -> list[Told]:
         own = [
-            told_of(trial, run_dir=self.plan.run_dir(trial), point=point, live=trial.name in live)
+            told_of(
+                trial,
+                folder=self.plan.run_folder(trial),
+                point=point,
+                live=trial.name in live,
+            )
             for trial, point in zip(self.plan.trials, self.plan.points, strict=True)
         ]
         return [*self.plan.told, *own]
@@ -138,28 +142,18 @@ def longest_epochs(base: RunConfig, space: Space) -> int:
     return max(longest)
 
 
-def told_of(trial: RunConfig, *, run_dir: str, point: Point, live: bool = False) -> Told:
+def told_of(trial: RunConfig, *, folder: RunFolder, point: Point, live: bool = False) -> Told:
     """Return what the records of a trial say of its point."""
-    outcome = None if live else read_outcome(run_dir)
+    outcome = None if live else folder.outcome()
     return Told(
         point=point,
-        scores=scores_of(trial, run_dir=run_dir),
+        scores=folder.scores(trial.eval.select_metric),
         status=outcome.status if outcome else "running",
     )
 
 
-def scores_of(trial: RunConfig, *, run_dir: str) -> dict[int, float]:
-    """Return a run's finite validation scores by epoch."""
-    key = f"val/{trial.eval.select_metric}"
-    return {
-        int(entry["epoch"]): entry[key]
-        for entry in read_history(run_dir)
-        if key in entry and math.isfinite(entry[key])
-    }
-
-
-def earlier_job(name: str, *, folder: str) -> TrainingJob:
+def earlier_job(name: str, *, folder: RunFolder) -> TrainingJob:
     """Return the job of a run of another sweep, by its folder, under the name it is shown by."""
-    trained = from_dict(RunConfig, newest_meta(folder)["config"])
-    job = make_job(replace(trained, {"name": name}), group=folder.split("/")[-2])
-    return dataclasses.replace(job, run_dir=folder)
+    trained = from_dict(RunConfig, folder.checkpoint_meta()["config"])
+    job = make_job(replace(trained, {"name": name}), group=SweepFolder(folder.parent).name)
+    return dataclasses.replace(job, run_dir=folder.uri)

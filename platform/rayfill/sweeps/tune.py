@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rayfill.config.run import RunConfig
-from rayfill.runs.folder import read_history
+from rayfill.runs.folder import Outcome
+from rayfill.runs.job import TrainingJob
 from rayfill.sweeps.budget import Budget
 from rayfill.sweeps.handout import Handout, lasting_outcome, make_searcher, make_stopper
 from rayfill.sweeps.options import SweepOptions
-from rayfill.sweeps.plan import Outcome, Plan, read_outcome, write_outcome
+from rayfill.sweeps.plan import Plan
 from rayfill.sweeps.trials import PlannedTrials
-from rayfill.training.launch import TrainingJob, train_here, train_on_ray
+from rayfill.training.launch import train_here, train_on_ray
 
 if TYPE_CHECKING:
     from ray.tune import Callback
@@ -99,12 +100,12 @@ def run_trials(
 
 
 def _outcome(plan: Plan, trial: RunConfig, *, budget: Budget) -> Outcome:
-    run_dir = plan.run_dir(trial)
-    outcome = read_outcome(run_dir)
+    folder = plan.run_folder(trial)
+    outcome = folder.outcome()
     if outcome is not None:
         return outcome
     if why := budget.full():
-        return Outcome(status="unfinished", epoch=len(read_history(run_dir)), reason=why)
+        return Outcome(status="unfinished", epoch=len(folder.history()), reason=why)
     return Outcome(status="failed", epoch=0, reason="never ran")
 
 
@@ -152,7 +153,7 @@ def _make_trainable(*, capacity: Capacity, metric: str) -> Callable[[dict[str, A
 
         outcome = lasting_outcome(job)
         if outcome is not None:
-            for entry in read_history(job.run_dir)[: outcome.epoch]:
+            for entry in job.folder.history()[: outcome.epoch]:
                 report(entry)
         elif job.config.scaling.num_workers > 1:
             from ray.tune.integration.ray_train import TuneReportCallback
@@ -221,7 +222,7 @@ def _outcome_writer(handout: Handout) -> Callback:
             return Callback, ()
 
         def _end(self, name: str, outcome: Outcome) -> None:
-            write_outcome(jobs[name].run_dir, outcome)
+            jobs[name].folder.write_outcome(outcome)
             progress.ended(name, outcome)
 
     return OutcomeWriter()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
 
 from rayfill.config.run import RunConfig
-from rayfill.models.batch import TensorBatch
+from rayfill.models.batch import TensorBatch, to_device
 from rayfill_data.batches import (
     AugmentOptions,
     Batch,
@@ -173,29 +171,3 @@ def streams(config: RunConfig, *, dataset: PreparedDataset) -> bool:
     if config.data.feed != "auto":
         return config.data.feed == "stream"
     return dataset.estimate_bytes("train") > config.data.memory_gib * 2**30
-
-
-def to_device(batch: Batch, *, device: torch.device) -> TensorBatch:
-    """Return a numpy batch as tensors on ``device``."""
-
-    def move(array: NDArray[Any]) -> torch.Tensor:
-        tensor = torch.as_tensor(array)
-        if device.type == "cuda":
-            return tensor.pin_memory().to(device, non_blocking=True)
-        return tensor
-
-    return TensorBatch(
-        image=move(batch.image),
-        target=move(batch.target),
-        hole_mask=move(batch.hole_mask),
-        sample_id=batch.sample_id,
-        labels=_optional(move, batch.labels),
-        target_labels=_optional(move, batch.target_labels),
-        signed_distance=_optional(move, batch.signed_distance),
-    )
-
-
-def _optional(
-    move: Callable[[NDArray[Any]], torch.Tensor], array: NDArray[Any] | None
-) -> torch.Tensor | None:
-    return None if array is None else move(array)

@@ -7,81 +7,22 @@ import dataclasses
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from rayfill.config.run import BUNDLED_DATA, RunConfig, from_dict, to_dict
-from rayfill.runs import places
-from rayfill.runs.folder import read_history
-from rayfill.training.lineage import lineage_tags
+from rayfill.config.run import RunConfig
+from rayfill.runs.job import TrainingJob
+from rayfill.runs.record import open_tracker
 from rayfill.training.memory import out_of_memory
 from rayfill_data.errors import RayfillError
 from rayfill_data.reader import PreparedDataset
 
 if TYPE_CHECKING:
-    from rayfill.runs.provenance import RunKind
-    from rayfill.runs.tracking import Tracker
     from rayfill.training.cluster import Capacity
     from rayfill.training.loop import TrainingSummary
 
 #: How long Ray Train waits for its workers to be placed where the cluster cannot or can grow.
 _PLACEMENT_TIMEOUT_S = {False: "60", True: "1200"}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingJob:
-    """One run with every path absolute: what is sent to the process that trains it."""
-
-    config: RunConfig
-    run_dir: str
-    tracker_dir: str
-    parent: str = ""
-    sweep: str = ""
-    kind: RunKind = "single"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the job as plain values."""
-        return {**dataclasses.asdict(self), "config": to_dict(self.config)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainingJob:
-        """Return the job that :meth:`to_dict` described."""
-        return cls(**{**values, "config": from_dict(RunConfig, values["config"])})
-
-
-def resolve_paths(config: RunConfig) -> RunConfig:
-    """Return the config with absolute storage, dataset and tracking locations.
-
-    Workers run in other folders and on other machines, where a relative path means something else.
-    """
-    uri = config.data.uri
-    if uri != BUNDLED_DATA and "://" not in uri:
-        uri = str(Path(uri).expanduser().absolute())
-    return dataclasses.replace(
-        config,
-        storage=places.storage(config.storage),
-        data=dataclasses.replace(config.data, uri=uri),
-        tracking=dataclasses.replace(config.tracking, uri=places.tracking_uri(config.tracking.uri)),
-    )
-
-
-def make_job(
-    config: RunConfig, *, group: str = "", parent: str = "", kind: RunKind | None = None
-) -> TrainingJob:
-    """Return the job of a run, in its own folder under the storage (and the group's).
-
-    A run of a group is a trial unless ``kind`` says otherwise.
-    """
-    parts = [part for part in (group, config.name) if part]
-    return TrainingJob(
-        config=config,
-        run_dir="/".join([str(config.storage), *parts]),
-        tracker_dir=str(places.home().joinpath("tracking", *parts)),
-        parent=parent,
-        sweep=group,
-        kind=kind or ("trial" if group else "single"),
-    )
 
 
 def train_here(
@@ -175,51 +116,6 @@ def train_on_ray(
     return _summary(result.return_value)
 
 
-def attach_tracker(job: TrainingJob) -> Tracker:
-    """Open the tracker of a run, by its journal or, on another machine, by its checkpoint."""
-    from rayfill.runs.journal import recorded_run
-    from rayfill.runs.tracking import Tracker
-
-    folder, uri = Path(job.tracker_dir), str(job.config.tracking.uri)
-    known = recorded_run(folder) or _checkpointed_run(job)
-    return Tracker(folder, tracking_uri=uri, run_id=known)
-
-
-def _checkpointed_run(job: TrainingJob) -> str:
-    """Return the MLflow run that the newest checkpoint names; reads and verifies all of it."""
-    from rayfill.training.loop import checkpoint_store
-
-    checkpoint, _ = checkpoint_store(job.config, run_dir=job.run_dir).latest()
-    return str(checkpoint.meta["run_id"]) if checkpoint else ""
-
-
-def open_tracker(job: TrainingJob, *, dataset: PreparedDataset) -> Tracker:
-    """Open the run's tracker and, the first time, create the run in MLflow."""
-    from rayfill.runs.provenance import provenance_tags, run_tags
-    from rayfill.runs.run_page import NOTE, compared_params, describe_run, record_inputs
-    from rayfill.training.loop import best_bundle
-
-    config = job.config
-    tracker = attach_tracker(job)
-    bundle = best_bundle(job.run_dir)
-    tags = {
-        **run_tags(config, kind=job.kind, sweep=job.sweep, run_dir=job.run_dir, bundle=bundle),
-        **lineage_tags(config, journals=Path(job.tracker_dir).parents[bool(job.sweep)]),
-        **provenance_tags(dataset_hash=dataset.content_hash, seed=config.train.seed),
-        NOTE: describe_run(job),
-    }
-    new = tracker.start(
-        config.name,
-        experiment=config.tracking.experiment,
-        params=compared_params(config),
-        tags=tags,
-        parent=job.parent,
-    )
-    if new:
-        record_inputs(tracker, config=config, dataset=dataset)
-    return tracker
-
-
 def _train_loop_per_worker(values: dict[str, Any]) -> dict[str, Any]:
     """What every Ray Train worker runs: the only function here that knows Ray Train."""
     import ray.train
@@ -302,7 +198,7 @@ def _watch_history(
         seen = 0
         while True:
             stopping = stop.wait(1.0)
-            history = read_history(job.run_dir)
+            history = job.folder.history()
             for entry in history[seen:]:
                 on_epoch(entry)
             seen = max(seen, len(history))

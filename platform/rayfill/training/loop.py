@@ -18,9 +18,9 @@ from rayfill.config.run import RunConfig, to_dict
 from rayfill.models.batch import TensorBatch
 from rayfill.runs.bundle import save_bundle
 from rayfill.runs.checkpoint import Checkpoint, CheckpointStore
-from rayfill.runs.folder import write_history
+from rayfill.runs.folder import RunFolder
 from rayfill.training.feed import EpochStream, Feed
-from rayfill.training.lineage import BEST, CHECKPOINTS, take_over
+from rayfill.training.lineage import take_over
 from rayfill.training.memory import out_of_memory
 from rayfill.training.pictures import picture_sheets
 from rayfill.training.ranks import mean_over_ranks
@@ -79,17 +79,7 @@ class TrainingSummary:
     @property
     def bundle(self) -> str:
         """Where the best epoch's model bundle lies."""
-        return best_bundle(self.run_dir)
-
-
-def best_bundle(run_dir: str) -> str:
-    """Return where a run keeps the model bundle of its best epoch."""
-    return f"{run_dir}/{BEST}"
-
-
-def checkpoint_store(config: RunConfig, *, run_dir: str) -> CheckpointStore:
-    """Return the checkpoints of a run."""
-    return CheckpointStore(f"{run_dir}/{CHECKPOINTS}", keep=config.train.keep_checkpoints)
+        return RunFolder(self.run_dir).bundle
 
 
 def run_training(
@@ -145,7 +135,8 @@ class Training:
             total_steps=config.train.epochs * self._feed.steps_per_epoch,
             wrap=runtime.wrap,
         )
-        self._store = checkpoint_store(config, run_dir=runtime.run_dir)
+        self._folder = RunFolder(runtime.run_dir)
+        self._store = CheckpointStore(self._folder.checkpoints, keep=config.train.keep_checkpoints)
         self._pictures = self._feed.pictures(config.tracking.pictures) if self._recorder else None
         self._epoch = 0
         self._step = 0
@@ -195,7 +186,7 @@ class Training:
         if self._runtime.rank == 0:
             if validated:
                 self._keep()
-            write_history(self._runtime.run_dir, self._history)
+            self._folder.write_history(self._history)
 
     def _validates(self) -> bool:
         train = self._config.train
@@ -224,7 +215,7 @@ class Training:
     def _save_best(self) -> None:
         scores = {k: v for k, v in self._history[-1].items() if k.startswith("val/")}
         save_bundle(
-            best_bundle(self._runtime.run_dir),
+            self._folder.bundle,
             model=self._recipe.kept_model(),
             name=self._config.model.name,
             config=self._config.model.options(),
@@ -254,7 +245,7 @@ class Training:
                 weights=self._recipe.weights(),
                 dataset_hash=self._dataset_hash,
                 # Until a better epoch comes, the best is the other run's.
-                best_to=best_bundle(self._runtime.run_dir) if self._runtime.rank == 0 else None,
+                best_to=self._folder.bundle if self._runtime.rank == 0 else None,
             )
         elif checkpoint is not None:
             _check_same_run(self._config, self._dataset_hash, checkpoint.meta)

@@ -21,7 +21,7 @@ from rayfill.evaluation.measure import Measured, evaluate, protocol
 from rayfill.inference.baselines import BASELINES
 from rayfill.models import build_model
 from rayfill.runs.bundle import save_bundle
-from rayfill.runs.folder import write_history
+from rayfill.runs.folder import RunFolder
 from rayfill.runs.tracking import Tracker
 from rayfill_data.codec import encode_png
 from rayfill_data.contract import SCHEMA_VERSION, Manifest
@@ -101,16 +101,13 @@ def write_run(where: Path, config: RunConfig, *, epochs: int = 3, seed: int = 0)
         where / "best", model=model, name=config.model.name, config=options,
         extra={"run": to_dict(config), "dataset_hash": ""},
     )  # fmt: skip
-    write_history(
-        str(where),
-        [
+    RunFolder(str(where)).write_history([
             {
                 "epoch": n, "step": 4 * n, "train/loss": 1 / n + seed,
                 "val/hole_psnr": 20.0 + n + seed, "val/psnr": 25.0 + n,
             }
             for n in range(1, epochs + 1)
-        ],
-    )  # fmt: skip
+        ])  # fmt: skip
 
 
 def run_config(name: str, *, dataset: Path, storage: Path, **changes: Any) -> RunConfig:

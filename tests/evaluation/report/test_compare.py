@@ -15,11 +15,12 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from rayfill.cli.commands.compare import main
-from rayfill.evaluation.report.found import Finder
+from rayfill.evaluation.report.found import RunFinder
+from rayfill.runs.folder import Outcome, RunFolder
 from rayfill.runs.journal import Journal
 from rayfill.runs.store import Store
+from rayfill.runs.sweep_folder import SweepFolder
 from rayfill.runs.tracking import Tracker
-from rayfill.sweeps.plan import Outcome, write_outcome
 from rayfill_data.errors import ConfigError, RayfillError
 
 FILES = {
@@ -34,7 +35,7 @@ def find(recorded: Any) -> Callable[..., Any]:
 
     def call(*tokens: str, **changes: Any) -> Any:
         storage = changes.pop("storage", str(recorded.home / "runs"))
-        return Finder(storage=storage, store=Store(recorded.uri)).find(tokens, **changes)
+        return RunFinder(storage=storage, store=Store(recorded.uri)).find(tokens, **changes)
 
     return call
 
@@ -47,7 +48,7 @@ def store(recorded: Any, tmp_path: Path) -> Any:
 
 
 def names(asked: Any) -> list[str]:
-    return [folder.label for folder in asked.folders]
+    return [folder.label for folder in asked.runs]
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
@@ -73,7 +74,7 @@ def test_a_whole_sweep_is_found_by_name_folder_and_in_mlflow(find: Any, recorded
         find("nets", sweep="nets"),
     ):
         assert names(asked) == BOTH
-        assert asked.whole == (str(recorded.sweep),)
+        assert asked.whole == (SweepFolder(str(recorded.sweep)),)
         assert asked.title == "nets: held-out test split"
 
 
@@ -84,9 +85,9 @@ def test_one_run_is_found_by_id_name_and_folder(find: Any, recorded: Any) -> Non
         "nets/01-unet",
         str(recorded.sweep / "01-unet"),
     ):
-        (folder,) = find(token).folders
-        assert folder.run_dir == str(recorded.sweep / "01-unet")
-        assert folder.sweep_dir == str(recorded.sweep)
+        (folder,) = find(token).runs
+        assert folder.folder.uri == str(recorded.sweep / "01-unet")
+        assert folder.sweep == SweepFolder(str(recorded.sweep))
 
 
 def test_of_several_sweeps_of_a_name_the_newest_is_taken(
@@ -95,7 +96,7 @@ def test_of_several_sweeps_of_a_name_the_newest_is_taken(
     for name in ("nets-2", "nets-10", "nets-other"):
         shutil.copytree(own_sweep, own_sweep.parent / name)
     asked = find("nets", storage=str(own_sweep.parent))
-    assert asked.whole == (str(own_sweep.parent / "nets-10"),)
+    assert asked.whole == (SweepFolder(str(own_sweep.parent / "nets-10")),)
     assert "nets-10 is the newest sweep called nets." in asked.notes
     both = find("nets", str(own_sweep), storage=str(own_sweep.parent))
     assert names(both) == [f"nets-10/{n}" for n in BOTH] + [f"nets/{n}" for n in BOTH]
@@ -104,7 +105,7 @@ def test_of_several_sweeps_of_a_name_the_newest_is_taken(
 def test_a_name_of_several_runs_lists_them(store: Any, recorded: Any) -> None:
     experiment = store.get_experiment_by_name("squares").experiment_id
     second = store.create_run(experiment, run_name="01-unet").info.run_id
-    finder = Finder(storage="/nowhere", store=Store(store.tracking_uri))
+    finder = RunFinder(storage="/nowhere", store=Store(store.tracking_uri))
     with pytest.raises(RayfillError, match="2 runs are called '01-unet'") as raised:
         finder.find(["01-unet"])
     assert recorded.run_ids["01-unet"] in str(raised.value)
@@ -115,13 +116,13 @@ def test_a_name_of_several_runs_lists_them(store: Any, recorded: Any) -> None:
 def test_a_deleted_run_is_named_and_how_to_restore_it(store: Any, recorded: Any) -> None:
     run_id = recorded.run_ids["01-unet"]
     store.delete_run(run_id)
-    finder = Finder(storage="/nowhere", store=Store(store.tracking_uri))
+    finder = RunFinder(storage="/nowhere", store=Store(store.tracking_uri))
     for token in (run_id, "01-unet"):
         with pytest.raises(RayfillError, match="is deleted") as raised:
             finder.find([token])
         assert f"mlflow runs restore --run-id {run_id}" in str(raised.value)
         assert "mlflow gc" in str(raised.value)
-    asked = Finder(storage="/nowhere", store=Store(store.tracking_uri)).find(
+    asked = RunFinder(storage="/nowhere", store=Store(store.tracking_uri)).find(
         [], experiment="squares"
     )
     assert names(asked) == ["02-attention_unet"]
@@ -133,7 +134,7 @@ def test_a_deleted_run_is_named_and_how_to_restore_it(store: Any, recorded: Any)
 def test_a_deleted_experiment_says_how_to_restore_it(store: Any) -> None:
     experiment = store.get_experiment_by_name("squares").experiment_id
     store.delete_experiment(experiment)
-    finder = Finder(storage="/nowhere", store=Store(store.tracking_uri))
+    finder = RunFinder(storage="/nowhere", store=Store(store.tracking_uri))
     with pytest.raises(RayfillError, match=f"restore --experiment-id {experiment}"):
         finder.find([], experiment="squares")
 
@@ -157,7 +158,7 @@ def test_what_is_not_there_says_what_to_do(
 
 
 def test_no_store_is_made_by_asking(tmp_path: Path) -> None:
-    finder = Finder(storage=str(tmp_path), store=Store(f"sqlite:///{tmp_path}/none.db"))
+    finder = RunFinder(storage=str(tmp_path), store=Store(f"sqlite:///{tmp_path}/none.db"))
     with pytest.raises(RayfillError, match="There is no MLflow store"):
         finder.find(["x"])
     assert not (tmp_path / "none.db").exists()
@@ -225,8 +226,8 @@ def test_runs_without_metrics_are_listed_and_not_ranked(
     for name in ("03-failed", "04-planned"):
         plan["trials"].append({**plan["trials"][0], "name": name})
     (own_sweep / "plan.json").write_text(json.dumps(plan))
-    write_outcome(
-        str(own_sweep / "03-failed"), Outcome(status="failed", epoch=1, reason="<b>no memory")
+    RunFolder(str(own_sweep / "03-failed")).write_outcome(
+        Outcome(status="failed", epoch=1, reason="<b>no memory")
     )
     assert main([str(own_sweep), "--no-log"]) == 0
     shown = said(capsys)
@@ -239,7 +240,9 @@ def test_runs_without_metrics_are_listed_and_not_ranked(
 
 
 def test_only_runs_without_metrics_give_every_reason(recorded: Any, tmp_path: Path) -> None:
-    write_outcome(str(tmp_path / "lost"), Outcome(status="failed", epoch=0, reason="no memory"))
+    RunFolder(str(tmp_path / "lost")).write_outcome(
+        Outcome(status="failed", epoch=0, reason="no memory")
+    )
     with pytest.raises(RayfillError, match="lost: it failed in epoch 0: no memory"):
         main([str(tmp_path / "lost"), "--no-log"])
 
@@ -285,7 +288,7 @@ def test_what_mlflow_does_not_take_is_sent_later(
     def away(*_args: Any) -> None:
         raise OSError("away")
 
-    monkeypatch.setattr(rayfill.tracking.Sender, "_send_text", away)
+    monkeypatch.setattr(rayfill.runs.tracking.Sender, "_send_text", away)
     assert main(["nets", "--out", str(tmp_path / "out"), "--samples", "1"]) == 0
     assert "`rayfill replay` sends it" in said(capsys)
     left = recorded.home / "tracking" / ".reports" / recorded.parent_id

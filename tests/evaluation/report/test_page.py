@@ -18,11 +18,13 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from rayfill.evaluation.report import html
 from rayfill.evaluation.report.contents import Comparison, Run, Unranked
-from rayfill.evaluation.report.found import Asked, RunFolder
+from rayfill.evaluation.report.found import Asked, FoundRun
 from rayfill.evaluation.report.gather import gather
 from rayfill.evaluation.report.sweep import report_sweep, sweep_comparison
 from rayfill.evaluation.report.write import report_files
-from rayfill.training.launch import make_job
+from rayfill.runs.folder import RunFolder
+from rayfill.runs.job import make_job
+from rayfill.runs.sweep_folder import SweepFolder
 from rayfill_data.codec import decode_png
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -64,10 +66,15 @@ class Cells(HTMLParser):
 @pytest.fixture
 def whole(recorded: Any) -> Comparison:
     folders = [
-        RunFolder(run_dir=str(recorded.sweep / n), name=n, label=n, sweep_dir=str(recorded.sweep))
+        FoundRun(
+            folder=RunFolder(str(recorded.sweep / n)),
+            name=n,
+            label=n,
+            sweep=SweepFolder(str(recorded.sweep)),
+        )
         for n in recorded.run_ids
     ]
-    (found,) = gather(Asked(folders=folders, whole=[str(recorded.sweep)]))
+    (found,) = gather(Asked(runs=folders, whole=[SweepFolder(str(recorded.sweep))]))
     return found
 
 
@@ -188,7 +195,7 @@ def end_sweep(recorded: Any, own_sweep: Path) -> tuple[Parent, str]:
 
     jobs = []
     for name in recorded.run_ids:
-        folder = RunFolder(run_dir=str(own_sweep / name), name=name)
+        folder = FoundRun(folder=RunFolder(str(own_sweep / name)), name=name)
         config = html_config(read_config(folder), own_sweep)
         jobs.append(make_job(config, group=own_sweep.name))
     parent, console = Parent(), Console(record=True, width=200)
@@ -238,10 +245,10 @@ def test_a_report_that_fails_costs_nothing_but_itself(
 
 def test_a_trial_that_was_not_validated_is_listed(recorded: Any, own_sweep: Path) -> None:
     from rayfill.evaluation.report.results import read_config
-    from rayfill.sweeps.plan import Outcome
+    from rayfill.runs.folder import Outcome, RunFolder
 
     name = next(iter(recorded.run_ids))
-    config = read_config(RunFolder(run_dir=str(own_sweep / name), name=name))
+    config = read_config(FoundRun(folder=RunFolder(str(own_sweep / name)), name=name))
     found = sweep_comparison(
         recorded.board,
         jobs=[make_job(html_config(config, own_sweep), group="nets")],

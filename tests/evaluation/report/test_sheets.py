@@ -10,7 +10,7 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
 from rayfill.evaluation.report.captions import broken, caption
-from rayfill.evaluation.report.found import Asked, RunFolder
+from rayfill.evaluation.report.found import Asked, FoundRun
 from rayfill.evaluation.report.gather import gather
 from rayfill.evaluation.report.sheets import (
     KINDS,
@@ -23,15 +23,22 @@ from rayfill.evaluation.report.sheets import (
     shown_systems,
     system,
 )
+from rayfill.runs.folder import RunFolder
+from rayfill.runs.sweep_folder import SweepFolder
 from rayfill_data.errors import DatasetError
 
 
 def whole_sweep(recorded: Any) -> Any:
     folders = [
-        RunFolder(run_dir=str(recorded.sweep / n), name=n, label=n, sweep_dir=str(recorded.sweep))
+        FoundRun(
+            folder=RunFolder(str(recorded.sweep / n)),
+            name=n,
+            label=n,
+            sweep=SweepFolder(str(recorded.sweep)),
+        )
         for n in recorded.run_ids
     ]
-    (found,) = gather(Asked(folders=folders, whole=[str(recorded.sweep)]))
+    (found,) = gather(Asked(runs=folders, whole=[SweepFolder(str(recorded.sweep))]))
     return found
 
 

@@ -57,12 +57,12 @@ def main(args: Sequence[str]) -> int:
     """Run the command."""
     asked = tyro.cli(CompareArgs, args=list(args), prog="rayfill compare")
     _check(asked)
-    from rayfill.evaluation.report.found import Finder
+    from rayfill.evaluation.report.found import RunFinder
     from rayfill.evaluation.report.gather import gather
     from rayfill.runs.store import Store
 
     store = Store(places.tracking_uri(asked.tracking_uri))
-    finder = Finder(storage=places.storage(asked.storage), store=store)
+    finder = RunFinder(storage=places.storage(asked.storage), store=store)
     found = finder.find(asked.runs, experiment=asked.experiment, sweep=asked.sweep)
     console = make_console()
     comparisons = gather(found, title=asked.title, rank_by=asked.rank_by, apart=asked.apart)

@@ -56,10 +56,11 @@ def main(args: Sequence[str]) -> int:
     """Run the command."""
     config = parse(args)
     from rayfill.runs.data_location import check_data, ensure_data
+    from rayfill.runs.job import make_job
+    from rayfill.runs.places import resolve_paths
     from rayfill.sweeps.progress import train_watched
     from rayfill.sweeps.starts import find_starts, with_start
     from rayfill.training.cluster import place, ray_cluster
-    from rayfill.training.launch import make_job, resolve_paths
 
     console = make_console()
     config = resolve_paths(config)

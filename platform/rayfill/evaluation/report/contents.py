@@ -14,6 +14,7 @@ from rayfill.evaluation.leaderboard import COLUMNS, Entry, Leaderboard, psnr_and
 from rayfill.evaluation.measure import Measured
 from rayfill.metrics import BUCKETS
 from rayfill.metrics.significance import Difference, paired_difference
+from rayfill.runs.folder import RunFolder
 
 #: Parameters in which any two runs differ, or that change nothing that is learned.
 _OF_NO_INTEREST = ("name", "storage", "tracking.")
@@ -31,9 +32,7 @@ class Run:
     """Its configuration by dotted key, as MLflow shows it."""
     history: Sequence[Mapping[str, float]] = ()
     """Metrics of every epoch, oldest first."""
-    run_dir: str = ""
-    bundle: str = ""
-    """Where its best weights lie."""
+    folder: RunFolder = RunFolder("")
     run_id: str = ""
     """In MLflow, empty where that is not known."""
 

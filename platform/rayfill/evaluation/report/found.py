@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from rayfill.evaluation.report.contents import Unranked
-from rayfill.runs.bundle import CONFIG_FILE
-from rayfill.runs.folders import list_folders, read_file
+from rayfill.runs.folder import RunFolder
 from rayfill.runs.store import RecordedRun, Store
-from rayfill.sweeps.plan import newest_sweep
-from rayfill.training.loop import best_bundle
+from rayfill.runs.sweep_folder import SweepFolder, newest_sweep, sweeps_in
 from rayfill_data.errors import RayfillError, unknown_name
 
-_PLAN = "plan.json"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunFolder:
-    """Where a run's files lie."""
+class FoundRun:
+    """A run that is to be compared."""
 
-    run_dir: str
+    folder: RunFolder
     name: str
     """As it was trained."""
     label: str = ""
     """As it is shown: the name, and the sweep's before it where several have that name."""
-    sweep_dir: str = ""
-    """Folder of its sweep, empty for a run by itself."""
+    sweep: SweepFolder | None = None
+    """Its sweep, None for a run by itself."""
     run_id: str = ""
 
 
@@ -38,15 +34,15 @@ class RunFolder:
 class Asked:
     """What is to be compared."""
 
-    folders: Sequence[RunFolder]
-    whole: Sequence[str] = ()
-    """Folders of sweeps that were asked for as a whole, with their baselines."""
+    runs: Sequence[FoundRun]
+    whole: Sequence[SweepFolder] = ()
+    """Sweeps that were asked for as a whole, with their baselines."""
     unranked: Sequence[Unranked] = ()
     notes: Sequence[str] = ()
     title: str = ""
 
 
-class Finder:
+class RunFinder:
     """Turns what a user names into folders."""
 
     def __init__(self, *, storage: str, store: Store) -> None:
@@ -58,8 +54,8 @@ class Finder:
         """
         self._storage = storage
         self._store = store
-        self._folders: list[RunFolder] = []
-        self._whole: list[str] = []
+        self._runs: list[FoundRun] = []
+        self._whole: list[SweepFolder] = []
         self._unranked: list[Unranked] = []
         self._notes: list[str] = []
 
@@ -77,15 +73,15 @@ class Finder:
             self._sweep(self._newest_or_raise(sweep))
         if experiment is not None:
             self._experiment(experiment)
-        folders = list({folder.run_dir: folder for folder in self._folders}.values())
+        runs = list({run.folder: run for run in self._runs}.values())
         whole = tuple(dict.fromkeys(self._whole))
-        one_sweep = len(whole) == 1 and {folder.sweep_dir for folder in folders} == {*whole}
+        one_sweep = len(whole) == 1 and {run.sweep for run in runs} == {*whole}
         return Asked(
-            folders=_labelled(folders),
+            runs=_labelled(runs),
             whole=whole,
             unranked=self._unranked,
             notes=self._notes,
-            title=f"{Path(whole[0]).name}: held-out test split" if one_sweep else "",
+            title=f"{whole[0].name}: held-out test split" if one_sweep else "",
         )
 
     def _find(self, token: str) -> None:
@@ -93,8 +89,8 @@ class Finder:
             where = token if "://" in token else str(Path(token).expanduser().absolute())
             if not self._folder(where.rstrip("/")):
                 raise RayfillError(
-                    f"{token} is neither a sweep (it has no {_PLAN}) nor a run (it has neither "
-                    "history.json nor best/). Name the folder below it, or a run by name or id."
+                    f"{token} is neither a sweep nor a run: it holds no plan, no epochs and no "
+                    "best model. Name the folder below it, or a run by name or id."
                 )
             return
         newest = self._newest(token)
@@ -105,43 +101,35 @@ class Finder:
 
     def _folder(self, where: str, *, run_id: str = "") -> bool:
         """Add the sweep or the run in a folder; return whether there is one."""
-        if read_file(f"{where}/{_PLAN}") is not None:
-            self._sweep(where)
-            return True
-        files = ("history.json", f"best/{CONFIG_FILE}", "outcome.json")
-        if all(read_file(f"{where}/{name}") is None for name in files):
+        sweep, folder = SweepFolder(where), RunFolder(where)
+        if sweep.exists():
+            self._sweep(sweep)
+        elif folder.exists():
+            self._runs.append(_found_run(folder, run_id=run_id))
+        else:
             return False
-        self._folders.append(_run_folder(where, run_id=run_id))
         return True
 
-    def _sweep(self, where: str) -> None:
+    def _sweep(self, sweep: SweepFolder) -> None:
         """Add every trial that was planned, and the winner trained longer."""
-        plan = json.loads(read_file(f"{where}/{_PLAN}") or b"{}")
-        names = [str(trial["name"]) for trial in plan.get("trials", ())]
-        names += [name for name in list_folders(where) if name.startswith("winner-")]
-        self._whole.append(where)
-        self._folders += [
-            RunFolder(run_dir=f"{where}/{name}", name=name, sweep_dir=where) for name in names
+        self._whole.append(sweep)
+        self._runs += [
+            FoundRun(folder=folder, name=folder.name, sweep=sweep)
+            for folder in sweep.planned_runs()
         ]
 
-    def _newest(self, name: str) -> str:
-        """Return the folder of the newest sweep of a name, or nothing."""
+    def _newest(self, name: str) -> SweepFolder | None:
+        """Return the newest sweep of a name, or nothing."""
         newest = newest_sweep(name, storage=self._storage)
-        if newest is None:
-            return ""
-        if newest != name:
-            self._notes.append(f"{newest} is the newest sweep called {name}.")
-        return f"{self._storage}/{newest}"
+        if newest and newest.name != name:
+            self._notes.append(f"{newest.name} is the newest sweep called {name}.")
+        return newest
 
-    def _newest_or_raise(self, name: str) -> str:
+    def _newest_or_raise(self, name: str) -> SweepFolder:
         newest = self._newest(name)
         if newest:
             return newest
-        known = [
-            folder
-            for folder in list_folders(self._storage)
-            if read_file(f"{self._storage}/{folder}/{_PLAN}")
-        ]
+        known = [folder.name for folder in sweeps_in(self._storage)]
         if not known:
             raise RayfillError(f"There is no sweep in {self._storage}: run `make sweep` first.")
         raise RayfillError(f"{unknown_name('sweep', name, known)} They lie in {self._storage}.")
@@ -173,8 +161,8 @@ class Finder:
         parents = {run.parent_id for run in runs}
         for run in runs:
             if run.run_id in parents:
-                if run.run_dir and read_file(f"{run.run_dir}/{_PLAN}"):
-                    self._whole.append(run.run_dir)
+                if run.run_dir and SweepFolder(run.run_dir).exists():
+                    self._whole.append(SweepFolder(run.run_dir))
             elif run.kind != "phase":
                 self._add(run)
 
@@ -190,20 +178,21 @@ class Finder:
         self._unranked.append(Unranked(name=run.name, reason=f"{why}{last}."))
 
 
-def _run_folder(where: str, *, run_id: str) -> RunFolder:
-    parent, _, name = where.rpartition("/")
-    planned = read_file(f"{parent}/{_PLAN}") is not None
-    config = read_file(f"{best_bundle(where)}/{CONFIG_FILE}")
-    trained_as = json.loads(config)["extra"].get("run", {}).get("name", name) if config else name
-    return RunFolder(
-        run_dir=where, name=str(trained_as), sweep_dir=parent if planned else "", run_id=run_id
+def _found_run(folder: RunFolder, *, run_id: str) -> FoundRun:
+    sweep = SweepFolder(folder.parent)
+    config = folder.bundle_config() or {"extra": {}}
+    return FoundRun(
+        folder=folder,
+        name=str(config["extra"].get("run", {}).get("name", folder.name)),
+        sweep=sweep if sweep.exists() else None,
+        run_id=run_id,
     )
 
 
-def _labelled(folders: Sequence[RunFolder]) -> list[RunFolder]:
+def _labelled(runs: Sequence[FoundRun]) -> list[FoundRun]:
     """Give every run a name of its own: its own, its sweep's before it, or its folder."""
-    names = [folder.name for folder in folders]
-    with_sweep = [f"{Path(folder.run_dir).parent.name}/{folder.name}" for folder in folders]
-    whole = [folder.run_dir for folder in folders]
+    names = [run.name for run in runs]
+    with_sweep = [f"{SweepFolder(run.folder.parent).name}/{run.name}" for run in runs]
+    whole = [run.folder.uri for run in runs]
     labels = next(own for own in (names, with_sweep, whole) if len(set(own)) == len(own))
-    return [dataclasses.replace(f, label=label) for f, label in zip(folders, labels, strict=True)]
+    return [dataclasses.replace(run, label=label) for run, label in zip(runs, labels, strict=True)]

@@ -15,7 +15,7 @@ from rayfill.evaluation.evaluate_all import evaluate_bundles, lpips_if_available
 from rayfill.evaluation.leaderboard import COLUMNS, Entry, Leaderboard, ReportRow
 from rayfill.evaluation.measure import Measured, protocol
 from rayfill.evaluation.report.contents import Comparison, Run, Unranked
-from rayfill.evaluation.report.found import Asked, RunFolder
+from rayfill.evaluation.report.found import Asked, FoundRun
 from rayfill.evaluation.report.results import (
     Results,
     journalled_run,
@@ -24,10 +24,7 @@ from rayfill.evaluation.report.results import (
     why_no_metrics,
 )
 from rayfill.metrics import LpipsMetric
-from rayfill.runs.bundle import CONFIG_FILE
-from rayfill.runs.folder import read_history
-from rayfill.runs.folders import read_file
-from rayfill.training.loop import best_bundle
+from rayfill.runs.sweep_folder import WINNER, SweepFolder
 from rayfill_data.errors import ConfigError, RayfillError, unknown_name
 from rayfill_data.reader import PreparedDataset, SplitArrays
 
@@ -98,57 +95,56 @@ class _Gathering:
     def __init__(self, asked: Asked, *, rank_by: str | None) -> None:
         self._asked = asked
         self._rank_by = rank_by
-        self._sweeps: dict[str, Results | None] = {}
+        self._sweeps: dict[SweepFolder, Results | None] = {}
         self._lpips: dict[EvalConfig, LpipsMetric | None] = {}
         self._unranked = list(asked.unranked)
 
     def run(self) -> tuple[list[_System], list[Unranked]]:
         systems = []
-        for folder in self._asked.folders:
+        for found in self._asked.runs:
             try:
-                systems.append(self._system(folder))
+                systems.append(self._system(found))
             except RayfillError as error:
-                self._unranked.append(Unranked(name=folder.label, reason=str(error)))
+                self._unranked.append(Unranked(name=found.label, reason=str(error)))
         for sweep in self._asked.whole:
             systems += self._baselines(sweep, beside=systems)
         return systems, self._unranked
 
-    def _system(self, folder: RunFolder) -> _System:
-        history = read_history(folder.run_dir)
-        config = read_config(folder)
-        recorded = self._recorded(folder.sweep_dir)
+    def _system(self, found: FoundRun) -> _System:
+        history = found.folder.history()
+        config = read_config(found)
+        recorded = self._recorded(found.sweep) if found.sweep else None
         run = Run(
-            name=folder.label,
+            name=found.label,
             params={key: str(value) for key, value in flatten(config).items()},
             history=history,
-            run_dir=folder.run_dir,
-            bundle=best_bundle(folder.run_dir),
-            run_id=folder.run_id or journalled_run(folder),
+            folder=found.folder,
+            run_id=found.run_id or journalled_run(found),
         )
-        if recorded and folder.name in recorded.measured:
-            entry = next(e for e in recorded.board.entries if e.name == folder.name)
+        if recorded and found.name in recorded.measured:
+            entry = next(e for e in recorded.board.entries if e.name == found.name)
             return _System(
                 entry=dataclasses.replace(
                     entry,
-                    name=folder.label,
+                    name=found.label,
                     # The sweep's own is of the metric that it was ranked by.
                     val_score=_best_validation(run, self._rank_by)
                     if self._rank_by
                     else entry.val_score,
                 ),
-                measured=recorded.measured[folder.name],
-                sample_id=recorded.sample_id[folder.name],
-                hole_ratio=recorded.hole_ratio[folder.name],
+                measured=recorded.measured[found.name],
+                sample_id=recorded.sample_id[found.name],
+                hole_ratio=recorded.hole_ratio[found.name],
                 protocol=recorded.board.protocol,
                 rank_by=self._rank_by or recorded.board.rank_by,
                 dataset=str(config["data"]["uri"]),
                 run=run,
             )
-        if read_file(f"{run.bundle}/{CONFIG_FILE}") is None:
-            raise RayfillError(why_no_metrics(folder))
-        return self._measure(folder, run=run, config=from_dict(RunConfig, config))
+        if found.folder.bundle_config() is None:
+            raise RayfillError(why_no_metrics(found))
+        return self._measure(found, run=run, config=from_dict(RunConfig, config))
 
-    def _measure(self, folder: RunFolder, *, run: Run, config: RunConfig) -> _System:
+    def _measure(self, found: FoundRun, *, run: Run, config: RunConfig) -> _System:
         if config.train.stage == "segmentation":
             raise RayfillError("it finds objects and fills nothing, so it has no pictures to rank.")
         dataset, arrays = load_test(config.data.uri)
@@ -156,13 +152,15 @@ class _Gathering:
             self._lpips[config.eval] = lpips_if_available(config.eval)[0]
         lpips = self._lpips[config.eval]
         network = lpips.network if lpips else None
-        measured = evaluate_bundles({run.name: run.bundle}, arrays=arrays, lpips=lpips)[run.name]
+        measured = evaluate_bundles({run.name: run.folder.bundle}, arrays=arrays, lpips=lpips)[
+            run.name
+        ]
         rank_by = self._rank_by or config.eval.select_metric
-        kind = "winner" if folder.name.startswith("winner-") else "trial"
+        kind = "winner" if found.name.startswith(WINNER) else "trial"
         return _System(
             entry=Entry(
                 name=run.name,
-                kind=kind if folder.sweep_dir else "run",
+                kind=kind if found.sweep else "run",
                 table=measured.table,
                 epochs=f"{len(run.history)}/{config.train.epochs}",
                 val_score=_best_validation(run, rank_by),
@@ -176,10 +174,10 @@ class _Gathering:
             run=run,
         )
 
-    def _baselines(self, sweep: str, *, beside: Sequence[_System]) -> list[_System]:
+    def _baselines(self, sweep: SweepFolder, *, beside: Sequence[_System]) -> list[_System]:
         """Return the baselines of a sweep, each once for the same samples and holes."""
         recorded = self._recorded(sweep)
-        own = [s for s in beside if s.run and s.run.run_dir.startswith(f"{sweep}/")]
+        own = [s for s in beside if s.run and s.run.folder.parent == sweep.uri]
         if recorded is None or not own:
             return []
         known = {(s.entry.name, s.protocol["dataset_hash"]) for s in beside}
@@ -198,9 +196,9 @@ class _Gathering:
             and (entry.name, recorded.board.protocol["dataset_hash"]) not in known
         ]
 
-    def _recorded(self, sweep: str) -> Results | None:
+    def _recorded(self, sweep: SweepFolder) -> Results | None:
         if sweep not in self._sweeps:
-            self._sweeps[sweep] = read_results(sweep) if sweep else None
+            self._sweeps[sweep] = read_results(sweep)
         return self._sweeps[sweep]
 
 
@@ -313,7 +311,7 @@ def _of_whole_sweep(
     asked: Asked,
 ) -> tuple[Sequence[str], Sequence[ReportRow], Sequence[str]]:
     """Return notes, numbers of reports and columns of the sweep, if one whole sweep is all."""
-    sweeps = {folder.sweep_dir for folder in asked.folders}
+    sweeps = {run.sweep for run in asked.runs}
     if len(asked.whole) != 1 or sweeps != set(asked.whole):
         return (), (), ()
     recorded = read_results(asked.whole[0])

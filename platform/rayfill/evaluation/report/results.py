@@ -6,7 +6,6 @@ import dataclasses
 import io
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,14 +13,10 @@ from numpy.typing import NDArray
 
 from rayfill.evaluation.leaderboard import Leaderboard
 from rayfill.evaluation.measure import Measured
-from rayfill.evaluation.report.found import RunFolder
+from rayfill.evaluation.report.found import FoundRun
 from rayfill.runs import places
-from rayfill.runs.bundle import CONFIG_FILE
-from rayfill.runs.folder import read_history
-from rayfill.runs.folders import read_file
 from rayfill.runs.journal import recorded_run
-from rayfill.sweeps.plan import read_outcome
-from rayfill.training.loop import best_bundle
+from rayfill.runs.sweep_folder import SAMPLES, TABLE_DATA, SweepFolder
 from rayfill_data.errors import RayfillError
 
 
@@ -35,11 +30,11 @@ class Results:
     hole_ratio: Mapping[str, NDArray[np.floating]]
 
 
-def read_results(sweep: str) -> Results | None:
+def read_results(sweep: SweepFolder) -> Results | None:
     """Return what a sweep measured; None if it has not ended, or kept no values per sample."""
     import pyarrow.parquet as pq
 
-    text, samples = (read_file(f"{sweep}/{n}") for n in ("leaderboard.json", "samples.parquet"))
+    text, samples = sweep.read(TABLE_DATA), sweep.read(SAMPLES)
     if text is None or samples is None:
         return None
     try:
@@ -47,8 +42,8 @@ def read_results(sweep: str) -> Results | None:
         columns = pq.read_table(io.BytesIO(samples)).to_pydict()
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise RayfillError(
-            f"The results of {sweep} are damaged ({type(error).__name__}: {error}). Delete its "
-            "leaderboard.json and samples.parquet, and its runs are measured again."
+            f"The results of {sweep.uri} are damaged ({type(error).__name__}: {error}). Delete its "
+            f"{TABLE_DATA} and {SAMPLES}, and its runs are measured again."
         ) from error
     rows: dict[str, list[int]] = {}
     for index, name in enumerate(columns["system"]):
@@ -69,41 +64,41 @@ def read_results(sweep: str) -> Results | None:
     )
 
 
-def read_config(folder: RunFolder) -> dict[str, Any]:
+def read_config(run: FoundRun) -> dict[str, Any]:
     """Return the configuration of a run: of its best bundle, else as its sweep planned it.
 
     Raises:
         RayfillError: it has neither.
     """
-    bundle = read_file(f"{best_bundle(folder.run_dir)}/{CONFIG_FILE}")
-    plan = read_file(f"{folder.sweep_dir}/plan.json") if folder.sweep_dir else None
+    bundle = run.folder.bundle_config()
+    plan = run.sweep.plan() if run.sweep else None
     try:
         if bundle:
-            return dict(json.loads(bundle)["extra"]["run"])
-        planned = json.loads(plan)["trials"] if plan else []
-        return dict(next(trial for trial in planned if trial["name"] == folder.name))
+            return dict(bundle["extra"]["run"])
+        planned = plan["trials"] if plan else []
+        return dict(next(trial for trial in planned if trial["name"] == run.name))
     except StopIteration:
-        raise RayfillError(why_no_metrics(folder)) from None
-    except (ValueError, KeyError, TypeError) as error:
+        raise RayfillError(why_no_metrics(run)) from None
+    except (KeyError, TypeError) as error:
         raise RayfillError(
-            f"{folder.run_dir}: its configuration cannot be read ({type(error).__name__}: {error})."
+            f"{run.folder.uri}: its configuration cannot be read ({type(error).__name__}: {error})."
         ) from error
 
 
-def why_no_metrics(folder: RunFolder) -> str:
+def why_no_metrics(run: FoundRun) -> str:
     """Return why a run without a model has none: it failed, or has not come that far."""
-    outcome = read_outcome(folder.run_dir)
+    outcome = run.folder.outcome()
     if outcome and outcome.status == "failed":
         return f"it failed in epoch {outcome.epoch}: {outcome.reason}"
-    epochs = len(read_history(folder.run_dir))
+    epochs = len(run.folder.history())
     return (
         f"it has no model yet ({epochs} epochs done, none validated); train it further"
         if epochs
-        else f"it has no metrics and no model: nothing was trained in {folder.run_dir}"
+        else f"it has no metrics and no model: nothing was trained in {run.folder.uri}"
     )
 
 
-def journalled_run(folder: RunFolder) -> str:
+def journalled_run(run: FoundRun) -> str:
     """Return the MLflow run of a folder that was trained on this machine, else nothing."""
-    parts = (Path(folder.sweep_dir).name, folder.name) if folder.sweep_dir else (folder.name,)
+    parts = (run.sweep.name, run.name) if run.sweep else (run.name,)
     return recorded_run(places.home().joinpath("tracking", *parts))

@@ -16,8 +16,8 @@ from rayfill.evaluation.report.contents import Comparison, with_unit
 from rayfill.inference.baselines import BASELINES
 from rayfill.metrics import BUCKETS
 from rayfill.models import InpaintingModel, JointModel, composite
+from rayfill.models.batch import to_device
 from rayfill.runs.bundle import load_bundle
-from rayfill.training.feed import to_device
 from rayfill_data.batches import evaluation_batches
 from rayfill_data.codec import UInt8Array, to_uint8
 from rayfill_data.errors import DatasetError, RayfillError, unknown_name
@@ -227,7 +227,7 @@ def system(comparison: Comparison, entry: Entry) -> InpaintingModel:
         RayfillError: a bundle that cannot be used, or an unknown baseline.
     """
     if entry.name in comparison.runs:
-        model: InpaintingModel = load_bundle(comparison.runs[entry.name].bundle).model
+        model: InpaintingModel = load_bundle(comparison.runs[entry.name].folder.bundle).model
         return model
     if entry.name not in BASELINES:
         raise RayfillError(unknown_name("baseline", entry.name, BASELINES))

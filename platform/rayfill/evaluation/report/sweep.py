@@ -12,16 +12,14 @@ from rich.console import Console
 from rayfill.config.run import flatten, to_dict
 from rayfill.evaluation.report.contents import Comparison, Run, Unranked
 from rayfill.evaluation.report.write import PAGE, SUMMARY, report_files, write_report
-from rayfill.runs.folder import read_history
 from rayfill.runs.journal import recorded_run
-from rayfill.training.loop import best_bundle
 
 if TYPE_CHECKING:
     from rayfill.evaluation.leaderboard import Leaderboard
     from rayfill.evaluation.measure import Measured
+    from rayfill.runs.folder import Outcome
+    from rayfill.runs.job import TrainingJob
     from rayfill.runs.tracking import Tracker
-    from rayfill.sweeps.plan import Outcome
-    from rayfill.training.launch import TrainingJob
     from rayfill_data.reader import SplitArrays
 
 
@@ -43,7 +41,7 @@ def report_sweep(
     Whatever goes wrong costs the report alone: the sweep's results are kept by then, and the
     report can be made from them later.
     """
-    root = jobs[0].run_dir.rpartition("/")[0]
+    root = jobs[0].folder.parent
     try:
         comparison = sweep_comparison(
             board, jobs=jobs, measured=measured, arrays=arrays, outcomes=outcomes
@@ -86,9 +84,8 @@ def sweep_comparison(
         Run(
             name=job.config.name,
             params={key: str(value) for key, value in flatten(to_dict(job.config)).items()},
-            history=read_history(job.run_dir),
-            run_dir=job.run_dir,
-            bundle=best_bundle(job.run_dir),
+            history=job.folder.history(),
+            folder=job.folder,
             run_id=recorded_run(Path(job.tracker_dir)),
         )
         for job in jobs

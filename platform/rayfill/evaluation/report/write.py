@@ -13,8 +13,9 @@ from rayfill.evaluation.report.contents import Comparison
 from rayfill.evaluation.report.markdown import markdown
 from rayfill.evaluation.report.sheets import draw_sheets, render
 from rayfill.runs import places
-from rayfill.runs.folders import read_file, write_file
+from rayfill.runs.folders import write_file
 from rayfill.runs.store import Store
+from rayfill.runs.sweep_folder import SweepFolder
 from rayfill_data.codec import encode_png
 from rayfill_data.errors import RayfillError
 
@@ -63,9 +64,9 @@ def write_report(files: Mapping[str, bytes], *, out: str) -> str:
 
 def default_folder(comparison: Comparison) -> str:
     """Return where a report goes unasked: into its sweep's folder, or below the home folder."""
-    parents = {run.run_dir.rpartition("/")[0] for run in comparison.runs.values()}
+    parents = {run.folder.parent for run in comparison.runs.values()}
     single = next(iter(parents)) if len(parents) == 1 else ""
-    if single and read_file(f"{single}/plan.json") is not None:
+    if single and SweepFolder(single).exists():
         return f"{single}/report"
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", comparison.board.title).strip("._") or "report"
     return str(places.home() / "reports" / name[:80])
