@@ -19,6 +19,7 @@ from harness import Case, Theme
 from skimage import data
 
 from rayfill.config.run import ModelConfig
+from rayfill.mlflow_store import open_store
 from rayfill.models import build_model
 from rayfill.runs.bundle import save_bundle
 from rayfill.runs.registry import promote, register_bundle
@@ -128,9 +129,7 @@ def _ray_serve(bundle: Path, *, folder: Path) -> Iterator[httpx.Client]:
 
 def _crown(bundle: Path, *, store: str, folder: Path) -> None:
     """Register the bundle as champion of a registry of its own."""
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking_uri=store, registry_uri=store)
+    client = open_store(store)
     artifacts = (folder / "artifacts").as_uri()
     experiment = client.create_experiment("serving", artifact_location=artifacts)
     model = register_bundle(

@@ -212,7 +212,7 @@ def test_the_wheel_holds_three_packages_and_the_page(tmp_path: Path) -> None:
     static = ROOT / "serving" / "rayfill_serving" / "static"
     expected = {f"rayfill_serving/static/{file.name}" for file in static.iterdir()}
     assert "rayfill_serving/static/index.html" in expected <= set(names)
-    assert "rayfill/evaluation/report/page.html.j2" in names
+    assert {"rayfill/evaluation/report/page.html.j2", "rayfill/mlflow_schema.sql"} <= set(names)
     assert {name for name, _ in modules()} == {
         name.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
         for name in names

@@ -87,18 +87,9 @@ class Trained:
         return self.stream.getvalue().splitlines()[-1]
 
 
-@pytest.fixture(scope="module")
-def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database: making its tables takes seconds, copying it none."""
-    folder = tmp_path_factory.mktemp("empty")
-    MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
-def trained(tmp_path: Path, made_once: Path, monkeypatch: pytest.MonkeyPatch) -> Trained:
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trained:
     monkeypatch.setenv("RAYFILL_HOME", str(tmp_path / "home"))
-    (tmp_path / "mlflow.db").write_bytes(made_once.read_bytes())
     return Trained(tmp_path)
 
 

@@ -22,18 +22,15 @@ NETWORK = {"width": 2, "depth": 2}
 
 
 @pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with its tables, to copy: making them takes seconds."""
-    folder = tmp_path_factory.mktemp("empty")
-    MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
-    save_bundle(folder / "best", model=build_model("unet", **NETWORK), name="unet", config=NETWORK)
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "best"
+    save_bundle(folder, model=build_model("unet", **NETWORK), name="unet", config=NETWORK)
     return folder
 
 
 @pytest.fixture
-def store(tmp_path: Path, empty: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    (tmp_path / "mlflow.db").write_bytes((empty / "mlflow.db").read_bytes())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("COLUMNS", "200")
     before = dict(os.environ)
@@ -43,7 +40,7 @@ def store(tmp_path: Path, empty: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 @pytest.fixture
-def register(store: str, empty: Path) -> Callable[..., RegisteredModel]:
+def register(store: str, bundle: Path) -> Callable[..., RegisteredModel]:
     def register(score: float, **protocol: str) -> RegisteredModel:
         experiment = ensure_experiment("x", tracking_uri=store)
         tags = {
@@ -54,7 +51,7 @@ def register(store: str, empty: Path) -> Callable[..., RegisteredModel]:
         }
         run = MlflowClient(store).create_run(experiment, tags=tags, run_name="01-unet")
         return register_bundle(
-            empty / "best",
+            bundle,
             name="rayfill",
             run_id=run.info.run_id,
             scores={"hole_psnr": score, "l1": 0.01, "val_hole_psnr": score - 1},

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rayfill.mlflow_store import open_store
 from rayfill.models import build_model
 from rayfill.runs.bundle import load_bundle, save_bundle
 from rayfill.runs.registry import fetch_bundle, find_model, promote, register_bundle
@@ -25,10 +26,8 @@ def bundle(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(tmp_path: Path) -> dict[str, str]:
     """An MLflow store with one run in it."""
-    from mlflow.tracking import MlflowClient
-
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client = open_store(uri)
     experiment = client.create_experiment("x", artifact_location=(tmp_path / "files").as_uri())
     return {"tracking_uri": uri, "run_id": client.create_run(experiment).info.run_id}
 

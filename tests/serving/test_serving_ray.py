@@ -21,6 +21,7 @@ import httpx
 import psutil
 import pytest
 
+from rayfill.mlflow_store import open_store
 from rayfill.runs.registry import RegisteredModel, promote, register_bundle
 
 pytestmark = [
@@ -39,9 +40,7 @@ class Registry:
     bundle: Path
 
     def register(self) -> RegisteredModel:
-        from mlflow.tracking import MlflowClient
-
-        client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        client = open_store(self.uri)
         run = client.create_run(self._experiment(client))
         return register_bundle(
             self.bundle,

@@ -17,8 +17,9 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rayfill.mlflow_store import open_store
 from rayfill.runs.folders import read_folder, write_folder
 from rayfill.runs.model_page import (
     add_promotion,
@@ -28,9 +29,6 @@ from rayfill.runs.model_page import (
     score_tags,
 )
 from rayfill_data.errors import RayfillError
-
-if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
 
 DEFAULT_MODEL_NAME = "rayfill"
 CHAMPION = "champion"
@@ -94,7 +92,7 @@ def register_bundle(
         packed = Path(folder, "model")
         _pack(os.fspath(bundle), packed)
         with _asking("to take a model"):
-            client = _client(tracking_uri)
+            client = open_store(tracking_uri)
             client.log_artifacts(run_id, str(packed), _ARTIFACT_PATH)
             try:
                 about = describe_model(name, [], present="")
@@ -128,7 +126,7 @@ def promote(
     """
     at = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
     with _asking("to move an alias"):
-        client = _client(tracking_uri)
+        client = open_store(tracking_uri)
         registered = client.get_registered_model(model.name)
         before = str(registered.aliases.get(alias, ""))
         noted = {"promoted_because": reason, "promoted_at": at, "promoted_from": before or "none"}
@@ -161,7 +159,7 @@ def list_versions(name: str, *, tracking_uri: str) -> list[RegisteredModel]:
     """
     absent = f"No model {name!r} is registered: run `make sweep`, or name another with --model."
     with _asking("for versions", absent=absent, tracking_uri=tracking_uri):
-        client = _client(tracking_uri)
+        client = open_store(tracking_uri)
         aliases = client.get_registered_model(name).aliases
         names = {str(version): alias for alias, version in aliases.items()}
         found = client.search_model_versions(f"name = '{name}'", max_results=_MAX_VERSIONS)
@@ -181,7 +179,7 @@ def find_model(name: str, *, alias: str = CHAMPION, tracking_uri: str) -> Regist
         "with `rayfill promote`."
     )
     with _asking("for a model", absent=absent, tracking_uri=tracking_uri):
-        found = _client(tracking_uri).get_model_version_by_alias(name, alias)
+        found = open_store(tracking_uri).get_model_version_by_alias(name, alias)
     return _read(found, alias=alias)
 
 
@@ -194,7 +192,7 @@ def get_version(name: str, *, version: str, tracking_uri: str) -> RegisteredMode
     """
     absent = f"There is no version {version!r} of {name!r}; `rayfill ui` lists what there is."
     with _asking("for a version", absent=absent, tracking_uri=tracking_uri):
-        found = _client(tracking_uri).get_model_version(name, version)
+        found = open_store(tracking_uri).get_model_version(name, version)
     return _read(found, alias="")
 
 
@@ -212,7 +210,7 @@ def fetch_bundle(model: RegisteredModel, *, tracking_uri: str, cache_dir: Path) 
         with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
             with _asking("for a model's files"):
                 # models:/ URIs are looked up in the process-wide registry, which need not be ours.
-                client = _client(tracking_uri)
+                client = open_store(tracking_uri)
                 source = client.get_model_version_download_uri(model.name, model.version)
                 packed = mlflow.artifacts.download_artifacts(
                     source, dst_path=folder, tracking_uri=tracking_uri
@@ -244,7 +242,7 @@ def fetch_run_bundle(run_id: str, *, artifact: str, tracking_uri: str, cache_dir
 
     absent = f"There is no run {run_id!r}; `rayfill ui` lists what there is."
     with _asking("for a run", absent=absent, tracking_uri=tracking_uri):
-        client = _client(tracking_uri)
+        client = open_store(tracking_uri)
         run = client.get_run(run_id)
         logged = {file.path for file in client.list_artifacts(run_id)}
     if run.info.lifecycle_stage == "deleted":
@@ -297,15 +295,6 @@ def _asking(what: str, *, absent: str = "", tracking_uri: str = "") -> Iterator[
             f"The model registry was asked {what} and failed ({type(error).__name__}: "
             f"{message[:200]}). Check that the store named by MLFLOW_TRACKING_URI is reachable."
         ) from error
-
-
-def _client(tracking_uri: str) -> MlflowClient:
-    from mlflow.tracking import MlflowClient
-
-    from rayfill.runs.tracking import tame_client
-
-    tame_client()
-    return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
 def _read(version: Any, *, alias: str) -> RegisteredModel:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rayfill.mlflow_store import open_store
 from rayfill_data.errors import RayfillError, unknown_name
 
 if TYPE_CHECKING:
@@ -153,13 +154,8 @@ class Store:
                     f"There is no MLflow store at {self.uri}. Name one with --tracking-uri, set "
                     "RAYFILL_HOME to where the runs are, or name runs by their folders."
                 )
-            from mlflow.tracking import MlflowClient
-
-            from rayfill.runs.tracking import tame_client
-
-            tame_client()
             with _asking(self.uri):
-                self._opened = MlflowClient(tracking_uri=self.uri)
+                self._opened = open_store(self.uri)
         return self._opened
 
     def _read(self, run: Any) -> RecordedRun:

@@ -25,17 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from rayfill.mlflow_store import open_store
 from rayfill.runs.journal import Journal, recorded_run
 
 logger = logging.getLogger(__name__)
 
-#: One attempt and a short patience: the journal is our retry (MLflow's own blocks for 4 minutes).
-_CLIENT_DEFAULTS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    # A progress bar in a server's log is noise.
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
 _BACKOFF_S = 10.0
 _MAX_PARAM_CHARS = 500
 _MAX_DIGEST_CHARS = 36
@@ -54,7 +48,6 @@ class Tracker:
             tracking_uri: Absolute MLflow tracking URI.
             run_id: The run to continue when the journal is not on this machine.
         """
-        tame_client()
         self._journal = Journal(folder)
         if run_id and not self._journal.run_id:
             self._journal.remember_run(run_id)
@@ -215,12 +208,6 @@ class Tracker:
             self._wake.wait_for(lambda: self._closing or self._retry_now, timeout=_BACKOFF_S)
 
 
-def tame_client() -> None:
-    """Keep MLflow's client from waiting minutes for a server that is away, unless told to."""
-    for name, value in _CLIENT_DEFAULTS.items():
-        os.environ.setdefault(name, value)
-
-
 class Sender:
     """Sends journalled events to MLflow, in order."""
 
@@ -232,9 +219,7 @@ class Sender:
     def send(self, event: Mapping[str, Any]) -> None:
         """Send one event; raises whatever MLflow raises."""
         if self._client is None:
-            from mlflow.tracking import MlflowClient
-
-            self._client = MlflowClient(tracking_uri=self._uri)
+            self._client = open_store(self._uri)
         getattr(self, f"_send_{event['kind']}")(event)
 
     def _send_start(self, event: Mapping[str, Any]) -> None:
@@ -322,14 +307,12 @@ def ensure_experiment(name: str, *, tracking_uri: str) -> str:
     at the same time break it.
     """
     from mlflow.exceptions import MlflowException
-    from mlflow.tracking import MlflowClient
 
     local = tracking_uri.removeprefix("sqlite:///")
     artifacts = None
     if local != tracking_uri:
-        Path(local).parent.mkdir(parents=True, exist_ok=True)
         artifacts = (Path(local).parent / "artifacts").absolute().as_uri()
-    client = MlflowClient(tracking_uri=tracking_uri)
+    client = open_store(tracking_uri)
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rayfill.cli.console import make_console
+from rayfill.mlflow_store import open_store
 from rayfill.runs import places
 from rayfill.runs.provenance import version_of
 from rayfill.runs.registry import DEFAULT_MODEL_NAME, NoSuchModelError, find_model
@@ -167,16 +168,11 @@ def _ray() -> Finding:
 
 
 def _mlflow(tracking_uri: str) -> Finding:
-    from mlflow.tracking import MlflowClient
-
-    from rayfill.runs.tracking import tame_client
-
-    tame_client()
     if tracking_uri.startswith("sqlite:///"):
         file = Path(tracking_uri.removeprefix("sqlite:///"))
         if not file.exists():
             return Finding(what="MLflow", state="ok", found=f"{file} will be made by the first run")
-    count = len(MlflowClient(tracking_uri=tracking_uri).search_experiments())
+    count = len(open_store(tracking_uri).search_experiments())
     return Finding(what="MLflow", state="ok", found=f"{tracking_uri}: {count} experiments")
 
 

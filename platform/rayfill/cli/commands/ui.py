@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import tyro
 
+from rayfill.mlflow_store import make_store
 from rayfill.runs import places
 
 #: MLflow's own start page is about language models.
@@ -31,6 +32,7 @@ def main(args: Sequence[str]) -> int:
     asked = tyro.cli(UiArgs, args=list(args), prog="rayfill ui")
     uri = places.tracking_uri(asked.tracking_uri)
     if not uri.startswith(("http://", "https://")):
+        make_store(uri)
         _become_server(uri, port=asked.port)
     sys.stdout.write(f"The runs are recorded by a server: open {uri}\n")
     return 0
