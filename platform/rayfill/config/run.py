@@ -8,8 +8,9 @@ node that has no GPU.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rayfill.config.sections import (
     BUNDLED_DATA,
@@ -24,6 +25,9 @@ from rayfill.config.sections import (
     TrainConfig,
 )
 from rayfill_data.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    import pydantic
 
 __all__ = [
     "BUNDLED_DATA",
@@ -124,9 +128,16 @@ def from_dict(kind: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     import pydantic
 
     try:
-        return pydantic.TypeAdapter(kind).validate_python(values)
+        return _adapter(kind).validate_python(values)
     except pydantic.ValidationError as error:
         raise ConfigError(_explain(kind, dict(item)) for item in error.errors()) from None
+
+
+@functools.cache
+def _adapter(kind: type[ConfigT]) -> pydantic.TypeAdapter[ConfigT]:
+    import pydantic
+
+    return pydantic.TypeAdapter(kind)
 
 
 def _explain(kind: Any, item: dict[str, Any]) -> str:

@@ -123,7 +123,7 @@ def build_segmenter(name: str, /, *, labels: Sequence[str], **options: object) -
 
     >>> network = build_segmenter("segmentation_unet", labels=("nothing", "person"), width=8)
     >>> sum(p.numel() for p in network.parameters())
-    485850
+    486562
     """
     segmenter = segmenter_architecture(name, labels=labels, **options)
     segmenter.load_pretrained()
