@@ -110,6 +110,17 @@ def test_values_that_cannot_be_used_are_refused_before_ray(
     assert list(Path.cwd().iterdir()) == []
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_refuses_a_flag_it_does_not_have(
+    cli: Cli, no_ray: None, command: str
+) -> None:
+    done = cli(command, "--no-such-flag", "1")
+    assert done.status == 2
+    assert "no-such-flag" in done.err or "Missing argument" in done.err
+    assert "Traceback" not in done.err
+    assert list(Path.cwd().iterdir()) == []
+
+
 def test_a_value_of_another_type_is_refused(cli: Cli, no_ray: None) -> None:
     done = cli("train", "--train.epochs", "many")
     assert done.status == 2

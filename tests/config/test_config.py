@@ -1,11 +1,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from typing import get_args, get_type_hints
 
 import pytest
 
-from rayfill.config.run import ModelConfig, RunConfig, check, flatten, from_dict, replace, to_dict
-from rayfill.models import MODELS, build_model
+from rayfill.config.run import (
+    EvalConfig,
+    LossConfig,
+    ModelConfig,
+    RunConfig,
+    check,
+    flatten,
+    from_dict,
+    replace,
+    to_dict,
+)
+from rayfill.losses.perceptual import FEATURES
+from rayfill.metrics.lpips import BACKBONES
+from rayfill.models import FILLS, MODELS, build_model
+from rayfill.models.options import OUTPUTS
+from rayfill.models.partial_conv import NORMALISATIONS
 from rayfill_data.errors import ConfigError
 
 
@@ -99,3 +115,19 @@ def test_an_option_that_would_be_ignored_is_refused() -> None:
     config = replace(RunConfig(), {"model.name": "partial_conv_unet"})
     with pytest.raises(ConfigError, match="model.mask_channel is False"):
         check(replace(config, {"model.mask_channel": False}))
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "table"),
+    [
+        (ModelConfig, "hole_fill", FILLS),
+        (ModelConfig, "output", OUTPUTS),
+        (ModelConfig, "normalisation", NORMALISATIONS),
+        (LossConfig, "features", FEATURES),
+        (EvalConfig, "lpips_network", BACKBONES),
+    ],
+)
+def test_a_run_may_choose_whatever_the_table_holds(
+    section: type, field: str, table: Iterable[str]
+) -> None:
+    assert sorted(get_args(get_type_hints(section)[field])) == sorted(table)

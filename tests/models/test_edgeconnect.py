@@ -10,6 +10,7 @@ from rayfill.models.cost import model_cost
 from rayfill.models.edgeconnect import EdgeConnect, one_hot_labels
 from rayfill.models.edgeconnect_generator import EdgeConnectGenerator
 from rayfill.models.edges import canny_edges
+from rayfill.models.options import OUTPUTS
 from rayfill.runs.bundle import load_bundle, save_bundle
 from rayfill_data.errors import ConfigError, RayfillError
 
@@ -158,7 +159,7 @@ def test_known_edges_and_labels_are_kept_and_holes_take_probabilities():
     assert torch.equal(completed.labels[~known], expected)
 
 
-@pytest.mark.parametrize("output", ["direct", "residual"])
+@pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("labels", [0, 3])
 def test_hole_pixels_and_labels_change_no_output_bit_where_there_are_edges(output, labels):
     model = small(output=output, labels=labels).eval()

@@ -8,13 +8,13 @@ import itertools
 import pytest
 import torch
 
-from rayfill.models import MODELS, build_model, composite, model_config, option_names
+from rayfill.models import FILLS, MODELS, build_model, composite, model_config, option_names
+from rayfill.models.options import OUTPUTS
 from rayfill_data.errors import ConfigError, RayfillError
 
 SIZES = [(17, 31), (64, 64), (178, 178)]
 VARIANTS = [
-    {"hole_fill": fill, "output": output}
-    for fill, output in itertools.product(("zero", "mean", "push_pull"), ("direct", "residual"))
+    {"hole_fill": fill, "output": output} for fill, output in itertools.product(FILLS, OUTPUTS)
 ]
 every_model = pytest.mark.parametrize("name", sorted(MODELS))
 every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(v.values()))
@@ -153,10 +153,8 @@ def test_a_sample_is_predicted_alike_alone_and_in_a_batch(name):
 
 
 @every_model
-@pytest.mark.parametrize("fill", ["zero", "mean", "push_pull"])
+@pytest.mark.parametrize("fill", FILLS)
 def test_untrained_residual_model_answers_with_its_fill(name, fill):
-    from rayfill.models import FILLS
-
     image, hole_mask = sample(32, 32)
     model = built(name, width=2, depth=2, hole_fill=fill, output="residual").eval()
     assert torch.equal(model(image, hole_mask), FILLS[fill](image, hole_mask))

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rayfill.models.partial_conv import PartialConv2d
+from rayfill.models.partial_conv import NORMALISATIONS, PartialConv2d
 
 #: sources, output channels, kernel, and the geometry.
 CASES = {
@@ -61,7 +61,7 @@ def relative(actual, expected):
     return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
-@pytest.mark.parametrize("normalisation", ["liu", "report"])
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
 @pytest.mark.parametrize("name", CASES)
 def test_output_mask_and_gradients_are_the_textbooks(name, normalisation):
     layer, x, mask = setup(name, normalisation=normalisation)

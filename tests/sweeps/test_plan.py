@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rayfill.config.run import RunConfig, replace
-from rayfill.losses import Availability
+from rayfill.losses import LOSSES, Availability
 from rayfill.runs.folder import Outcome, RunFolder
 from rayfill.sweeps.plan import Plan, leave_out_untrainable, plan_trials
 from rayfill.sweeps.plan import open_plan as open_whole_plan
@@ -147,7 +147,9 @@ def test_a_damaged_plan_is_one_clear_error(tmp_path: Path, content: bytes) -> No
     assert (tmp_path / "sweep" / "plan.json").read_bytes() == content
 
 
-@pytest.mark.parametrize("terms", ["mse+perceptual", "0.1*style", "l1+liu_perceptual", "liu"])
+@pytest.mark.parametrize(
+    "terms", ["liu", *(f"l1+0.1*{name}" for name in LOSSES if LOSSES[name].needs_features)]
+)
 def test_trials_whose_loss_lacks_weights_are_left_out(
     terms: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

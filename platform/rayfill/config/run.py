@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from rayfill.config.sections import (
     BUNDLED_DATA,
@@ -128,13 +128,14 @@ def from_dict(kind: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     import pydantic
 
     try:
-        return _adapter(kind).validate_python(values)
+        value: ConfigT = _adapter(cast("Any", kind)).validate_python(values)
     except pydantic.ValidationError as error:
         raise ConfigError(_explain(kind, dict(item)) for item in error.errors()) from None
+    return value
 
 
 @functools.cache
-def _adapter(kind: type[ConfigT]) -> pydantic.TypeAdapter[ConfigT]:
+def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
     import pydantic
 
     return pydantic.TypeAdapter(kind)
