@@ -431,7 +431,7 @@ def test_a_picture_the_format_cannot_hold(cli: Cli, files: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--model", "teleaa"], "it must be NAME@ALIAS, a bundle's folder or URI, or one of"),
+        (["--model", "teleaa"], "names nothing"),
         (["--model", "rayfill@nobody"], "No model 'rayfill' with alias 'nobody'"),
         (["--feather-px", "-1", "--model", "telea"], "feather_px is -1; allowed: 0 or more."),
         (["--expand-px", "much", "--model", "telea"], "much"),

@@ -153,12 +153,12 @@ def test_what_was_deleted_is_refused(run: Path, store: str) -> None:
     ("value", "error", "said"),
     [
         ("teleaa", ConfigError, r"Did you mean 'telea'\? Allowed: a baseline \(biharmonic"),
-        ("nowhere/at/all", ConfigError, "is no folder and no other system"),
+        ("nowhere/at/all", ConfigError, "names nothing"),
         ("mine@champion", NoSuchModelError, "rayfill promote"),
         ("models:/mine/7", NoSuchModelError, "no version '7' of 'mine'"),
         ("models:/mine", ConfigError, "models:/NAME@ALIAS or models:/NAME/VERSION"),
         ("runs:/0123456789abcdef0123456789abcdef", NoSuchModelError, "There is no run"),
-        ("x=y=z", ConfigError, "is no folder"),
+        ("x=y=z", ConfigError, "names nothing"),
     ],
 )
 def test_what_is_nothing_is_refused_saying_what_is_allowed(
@@ -187,7 +187,7 @@ def test_a_bundle_cut_short_is_damaged(run: Path) -> None:
 
 def test_a_folder_with_nothing_to_measure_says_so(run: Path) -> None:
     for folder in (run / "checkpoints", run / "checkpoints" / "step-00000010"):
-        with pytest.raises(RayfillError, match="measured by naming the folder of its run"):
+        with pytest.raises(RayfillError, match="used by naming the folder of its run"):
             open_system(str(folder))
 
 

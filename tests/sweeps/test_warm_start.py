@@ -82,14 +82,14 @@ def test_the_best_of_a_sweep(trained: tuple[TrainingJob, str]) -> None:
     storage = str(job.config.storage)
     trials = [replace(job.config, {"name": name}) for name in ("01", "02", "03")]
     plan = open_plan(Plan(name="s", storage=storage, trials=trials), resume=False)
-    with pytest.raises(RayfillError, match="no run of s was validated"):
+    with pytest.raises(RayfillError, match="No run of sweep 's' has a model"):
         find_bundle("sweep:s", config=job.config)
     for trial, score in zip(trials, (20.0, 22.0, 23.0), strict=True):
         plan.run_folder(trial).write_history([{"epoch": 1, "val/hole_psnr": score}])
         if trial.name != "03":  # it was lost
             shutil.copytree(f"{job.run_dir}/best", plan.run_folder(trial).bundle)
     assert find_bundle("sweep:s", config=job.config) == f"{storage}/s/02/best"
-    with pytest.raises(RayfillError, match="there is no such sweep"):
+    with pytest.raises(RayfillError, match="There is no sweep 't'"):
         find_bundle("sweep:t", config=job.config)
 
 
@@ -110,7 +110,7 @@ def test_what_cannot_be_started_from_is_refused_together_and_by_name(
     assert "running_var (8,) instead of (16,)" in wide
     assert "is a attention_unet" in plain
     assert "instead of nothing" in plain
-    assert "holds no model bundle and no run with one" in absent
+    assert "names nothing. Allowed: a registered model" in absent
     assert "has no checkpoint" in unbegun
 
 

@@ -6,20 +6,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from rayfill.config.run import RunConfig
-from rayfill.models import build_model
-from rayfill.runs import places
-from rayfill.runs.bundle import load_bundle
-from rayfill.runs.folder import CONFIG_FILE, RunFolder
-from rayfill.runs.folders import read_file, read_folder, write_folder
-from rayfill.runs.sweep_folder import newest_sweep
-from rayfill.sweeps.plan import read_plan
-from rayfill.training.lineage import unlike_tensors
+from rayfill.runs.folder import RunFolder
+from rayfill.runs.folders import read_folder, write_folder
+from rayfill.runs.references import MODELS, locate, parse_reference
 from rayfill_data.errors import ConfigError, RayfillError
-
-_SWEEP, _MODELS, _RUNS = "sweep:", "models:/", "runs:/"
 
 #: Where bundles from the registry are kept for all nodes to read.
 _FETCHED = ".starts"
@@ -71,30 +62,23 @@ def with_start(run: RunConfig, found: Mapping[str, str]) -> RunConfig:
 
 
 def find_bundle(name: str, *, config: RunConfig) -> str:
-    """Return where the bundle lies that ``train.init_from`` names.
+    """Return where the bundle lies that ``train.init_from`` names, where every node reaches it.
 
     Args:
-        name: A bundle, a run's folder, ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``,
-            ``runs:/ID/model``, or ``sweep:NAME``, its best by validation.
+        name: A reference to anything with weights (:mod:`rayfill.runs.references`).
         config: Of the run, for its storage and tracking store.
 
     Raises:
         RayfillError: none of these.
     """
     storage = str(config.storage)
-    if name.startswith(_SWEEP):
-        return _best_of_sweep(name.removeprefix(_SWEEP), storage=storage)
-    if name.startswith((_MODELS, _RUNS)):
-        return _fetched(name, storage=storage, tracking_uri=str(config.tracking.uri))
-    location = _absolute(name)
-    for folder in (location, RunFolder(location).bundle):
-        if read_file(f"{folder}/{CONFIG_FILE}") is not None:
-            return folder
-    raise RayfillError(
-        f"train.init_from is {name!r}, which holds no model bundle and no run with one. Allowed: a "
-        "bundle's or a run's folder, models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/model, "
-        "sweep:NAME."
-    )
+    named = parse_reference(name, allowed=MODELS)
+    located = locate(named, tracking_uri=str(config.tracking.uri), storage=storage)
+    if named.kind not in ("registered", "recorded"):
+        return located.bundle
+    target = f"{storage}/{_FETCHED}/{located.name}"
+    write_folder(target, read_folder(located.bundle))
+    return target
 
 
 def check_fit(config: RunConfig, bundle: str) -> None:
@@ -103,6 +87,13 @@ def check_fit(config: RunConfig, bundle: str) -> None:
     Raises:
         RayfillError: it does not fit, or is damaged.
     """
+    # Late: what names nothing is refused before torch is imported.
+    import torch
+
+    from rayfill.models import build_model
+    from rayfill.runs.bundle import load_bundle
+    from rayfill.training.lineage import unlike_tensors
+
     loaded = load_bundle(bundle)
     with torch.device("meta"):
         wanted = build_model(config.model.name, **config.model.options()).state_dict()
@@ -115,49 +106,3 @@ def check_fit(config: RunConfig, bundle: str) -> None:
 
 def _absolute(location: str) -> str:
     return location if "://" in location else str(Path(location).expanduser().absolute())
-
-
-def _best_of_sweep(name: str, *, storage: str) -> str:
-    folder = newest_sweep(name, storage=storage)
-    if folder is None:
-        raise RayfillError(
-            f"train.init_from is 'sweep:{name}': there is no such sweep in {storage}."
-        )
-    plan = read_plan(folder)
-    sample = plan.trials[0] if plan.trials else RunConfig()
-    scores = {}
-    for run in folder.runs():
-        own = run.scores(sample.eval.select_metric).values()
-        if own and run.bundle_config() is not None:
-            scores[run.bundle] = max(own)
-    if not scores:
-        raise RayfillError(
-            f"train.init_from is 'sweep:{name}': no run of {folder.name} was validated by "
-            f"{sample.eval.select_metric}."
-        )
-    return max(scores, key=scores.__getitem__)
-
-
-def _fetched(name: str, *, storage: str, tracking_uri: str) -> str:
-    """Copy a bundle from the registry to the storage, which every node reaches."""
-    from rayfill.runs.registry import fetch_bundle, fetch_run_bundle, find_model, get_version
-
-    cache = places.home() / "cache" / "models"
-    if name.startswith(_RUNS):
-        run_id, _, artifact = name.removeprefix(_RUNS).strip("/").partition("/")
-        local = fetch_run_bundle(
-            run_id, artifact=artifact or "model", tracking_uri=tracking_uri, cache_dir=cache
-        )
-        label = run_id
-    else:
-        model, at, alias = name.removeprefix(_MODELS).partition("@")
-        if at:
-            found = find_model(model, alias=alias, tracking_uri=tracking_uri)
-        else:
-            model, _, version = model.rpartition("/")
-            found = get_version(model, version=version, tracking_uri=tracking_uri)
-        local = str(fetch_bundle(found, tracking_uri=tracking_uri, cache_dir=cache))
-        label = f"{found.name}-{found.version}"
-    target = f"{storage}/{_FETCHED}/{label}"
-    write_folder(target, read_folder(local))
-    return target

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import tyro
 
 from rayfill.runs import places
+from rayfill.runs.references import Reference, locate, parse_reference
 from rayfill_data.errors import ImageError, RayfillError
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class EraseArgs:
     """Longest side, in pixels, at which the segmenter looks at the photo; 0 is the side it was
     trained on where the registry notes it, else 512."""
     model: str = "rayfill@champion"
-    """NAME@ALIAS of the model registry, a bundle (folder or URI), or a baseline such as telea."""
+    """What fills: a baseline such as telea, NAME@ALIAS of the model registry, or any other that
+    `rayfill evaluate` measures, but for finished pictures."""
     expand_px: int = 0
     """Pixels by which the mask grows first."""
     feather_px: int = 0
@@ -70,12 +72,13 @@ def main(args: Sequence[str]) -> int:
     if (asked.mask is None) == (not asked.click):
         raise RayfillError("Give either --mask or --click, and not both: one says what to remove.")
     _check_output(asked.out, overwrite=asked.overwrite)
+    model = parse_reference(asked.model)
     from rayfill_data.codec import decode_photo
 
     photo = _decode(asked.photo, functools.partial(decode_photo, max_pixels=_MAX_PIXELS))
     height, width = photo.rgb.shape[:2]
     mask = _read_mask(asked.mask, size=(height, width)) if asked.mask else None
-    inpainter, side = _load(asked.model, tracking_uri=places.tracking_uri(asked.tracking_uri))
+    inpainter, side = _load(model, tracking_uri=places.tracking_uri(asked.tracking_uri))
     if mask is None:
         mask = _find(inpainter, photo.rgb, asked=asked, max_side=asked.segment_side or side)
     result = inpainter.inpaint(
@@ -119,28 +122,17 @@ def _find(inpainter: Inpainter, rgb: UInt8Array, *, asked: EraseArgs, max_side: 
     return found.mask
 
 
-def _load(model: str, *, tracking_uri: str) -> tuple[Inpainter, int]:
+def _load(model: Reference, *, tracking_uri: str) -> tuple[Inpainter, int]:
     """Return a model, and the longest side that its segmenter would be shown."""
     from rayfill.inference.baselines import BASELINES
-    from rayfill.inference.clicks import DEFAULT_MAX_SIDE, trained_side
+    from rayfill.inference.clicks import trained_side
     from rayfill.inference.inpainter import Inpainter
 
-    if model in BASELINES:
-        return Inpainter(BASELINES[model], name=model), DEFAULT_MAX_SIDE
-    if "://" in model or Path(model).is_dir():
-        return Inpainter.from_bundle(model), DEFAULT_MAX_SIDE
-    name, at, alias = model.partition("@")
-    if not at:
-        raise RayfillError(
-            f"--model is {model!r}: it must be NAME@ALIAS, a bundle's folder or URI, or one of "
-            f"{', '.join(sorted(BASELINES))}."
-        )
-    from rayfill.runs.registry import fetch_bundle, find_model
-
-    found = find_model(name, alias=alias, tracking_uri=tracking_uri)
-    cache = places.home() / "cache" / "models"
-    bundle = fetch_bundle(found, tracking_uri=tracking_uri, cache_dir=cache)
-    return Inpainter.from_bundle(bundle), trained_side(found.protocol)
+    if model.kind == "baseline":
+        return Inpainter(BASELINES[model.name], name=model.name), trained_side({})
+    located = locate(model, tracking_uri=tracking_uri)
+    protocol = located.registered.protocol if located.registered else {}
+    return Inpainter.from_bundle(located.bundle), trained_side(protocol)
 
 
 def _decode(path: Path, decode: Callable[[bytes], PictureT]) -> PictureT:
