@@ -20,8 +20,8 @@ from rayfill.cli.main import guarded
 from rayfill.evaluation.mask_sizes import measure_mask_sizes
 from rayfill.inference.baselines import BASELINES
 from rayfill.runs.bundle import load_bundle
-from rayfill.runs.folders import write_file
 from rayfill_data.reader import PreparedDataset
+from rayfill_data.storage import write_file
 
 _EXPANSIONS_PX = (-2, 0, 2, 4, 6, 8)
 _SPACE = {"model.name": ("attention_unet",)}

@@ -17,10 +17,10 @@ from typing import Any
 import pyarrow as pa
 
 from rayfill_data.errors import DatasetError
+from rayfill_data.storage import MANIFEST
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "val", "test")
-MANIFEST_NAME = "manifest.json"
 REJECTED_NAME = "rejected.jsonl"
 
 #: On disk and over HTTP a mask pixel of at least this is hole.
@@ -92,7 +92,7 @@ class Manifest:
             raw = json.loads(text)
         except ValueError as error:
             raise DatasetError(
-                f"{where}: {MANIFEST_NAME} is not valid JSON. Prepare the dataset again with "
+                f"{where}: {MANIFEST} is not valid JSON. Prepare the dataset again with "
                 "--overwrite."
             ) from error
         version = raw.get("schema_version") if isinstance(raw, dict) else None
@@ -104,7 +104,7 @@ class Manifest:
             )
         if problem := _problem(raw):
             raise DatasetError(
-                f"{where}: {MANIFEST_NAME} {problem}. Prepare the dataset again with --overwrite."
+                f"{where}: {MANIFEST} {problem}. Prepare the dataset again with --overwrite."
             )
         raw["labels"] = tuple(raw.get("labels", ()))
         raw["shards"] = {split: tuple(names) for split, names in raw["shards"].items()}

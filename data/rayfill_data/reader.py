@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from pyarrow import fs
 from rayfill_data.codec import Float32Array, UInt8Array, decode_png
 from rayfill_data.contract import (
     IGNORE_LABEL,
-    MANIFEST_NAME,
     OPTIONAL_COLUMNS,
     ROW_SCHEMA,
     SPLITS,
@@ -25,6 +23,7 @@ from rayfill_data.contract import (
 )
 from rayfill_data.distance import signed_distance
 from rayfill_data.errors import DatasetError, ImageError, unknown_name
+from rayfill_data.storage import MANIFEST, locate
 
 
 @dataclass(frozen=True)
@@ -77,39 +76,21 @@ class SplitArrays:
         )
 
 
-def resolve(uri: str) -> tuple[fs.FileSystem, str]:
-    """Return the pyarrow file system and the path in it of a local path or a URI.
-
-    Raises:
-        DatasetError: a scheme nobody knows, or a URI that is none.
-    """
-    if "://" not in uri:
-        return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
-    try:
-        system, path = fs.FileSystem.from_uri(uri)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DatasetError(
-            f"{uri!r} cannot be opened as a location; give a local path or a URI such as "
-            "s3://bucket/folder or gs://bucket/folder."
-        ) from error
-    return system, path.rstrip("/")
-
-
 def read_manifest(uri: str) -> Manifest | None:
     """Return the manifest at a location, or None where there is none.
 
     Raises:
         DatasetError: a manifest that cannot be read, or of another schema version.
     """
-    system, root = resolve(uri)
     try:
-        with system.open_input_stream(f"{root}/{MANIFEST_NAME}") as stream:
+        system, root = locate(uri)
+        with system.open_input_stream(f"{root}/{MANIFEST}") as stream:
             text = stream.read().decode("utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise DatasetError(
-            f"{uri}: {MANIFEST_NAME} cannot be read; check the location and your access to it."
+            f"{uri}: {MANIFEST} cannot be read; check the location and your access to it."
         ) from error
     return Manifest.from_json(text, where=uri)
 
@@ -131,7 +112,7 @@ class PreparedDataset:
         manifest = read_manifest(uri)
         if manifest is None:
             raise DatasetError(
-                f"{uri} holds no finished dataset ({MANIFEST_NAME} is missing). Make one with "
+                f"{uri} holds no finished dataset ({MANIFEST} is missing). Make one with "
                 "`rayfill prepare`, or correct the path."
             )
         return cls(uri=uri, manifest=manifest)
@@ -241,7 +222,7 @@ class PreparedDataset:
     def shard_paths(self, split: str) -> tuple[fs.FileSystem, list[str]]:
         """Return the file system and the shards of a split, in order."""
         self._check_split(split)
-        system, root = resolve(self.uri)
+        system, root = locate(self.uri)
         return system, [f"{root}/{name}" for name in self.manifest.shards[split]]
 
     def _check_split(self, split: str) -> None:

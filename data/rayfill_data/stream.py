@@ -14,7 +14,8 @@ from rayfill_data.codec import UInt8Array, decode_png
 from rayfill_data.contract import OPTIONAL_COLUMNS
 from rayfill_data.errors import DatasetError, ImageError
 from rayfill_data.masks import sample_rng
-from rayfill_data.reader import PreparedDataset, resolve
+from rayfill_data.reader import PreparedDataset
+from rayfill_data.storage import locate
 
 if TYPE_CHECKING:
     from ray.data import DataIterator, Dataset
@@ -136,7 +137,7 @@ def _decode_groups(groups: pa.Table) -> pa.Table:
     """Read and decode row groups; runs in a Ray task."""
     rows: list[dict[str, Any]] = []
     for group in groups.to_pylist():
-        system, root = resolve(group["uri"])
+        system, root = locate(group["uri"])
         path = f"{root}/{group['name']}"
         try:
             with system.open_input_file(path) as stream:

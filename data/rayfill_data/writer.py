@@ -1,21 +1,13 @@
-"""Where a dataset is written, so that one that looks finished is finished.
-
-On a local disk everything is written beside the goal and renamed into place. Object stores cannot
-rename: there the old manifest goes first and the new one comes last.
-"""
+"""A dataset written row by row to Parquet shards, its manifest last."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import re
-import shutil
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +15,6 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from rayfill_data.contract import (
-    MANIFEST_NAME,
     OPTIONAL_COLUMNS,
     REJECTED_NAME,
     ROW_GROUP_ROWS,
@@ -32,13 +23,13 @@ from rayfill_data.contract import (
     Manifest,
 )
 from rayfill_data.errors import DatasetError
-from rayfill_data.reader import resolve
+from rayfill_data.storage import MANIFEST, list_entries, locate, replacing, write_into
 
 #: Few files, but none so large that a reader must hold gigabytes.
 SHARD_ROWS = 5000
 
 _OUR_FILES = re.compile(
-    rf"({'|'.join(SPLITS)})-\d{{5}}\.parquet|{re.escape(MANIFEST_NAME)}|{re.escape(REJECTED_NAME)}"
+    rf"({'|'.join(SPLITS)})-\d{{5}}\.parquet|{re.escape(MANIFEST)}|{re.escape(REJECTED_NAME)}"
 )
 
 Row = Mapping[str, Any]
@@ -102,7 +93,7 @@ class DatasetWriter:
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Write the manifest: from now on the dataset is finished."""
-        self._write(MANIFEST_NAME, manifest.to_json().encode())
+        self._write(MANIFEST, manifest.to_json().encode())
 
     def _start_shard(self, split: str) -> None:
         self._finish_shard(split)
@@ -133,9 +124,8 @@ class DatasetWriter:
             self._open[split].write_table(pa.Table.from_pylist(rows, schema=ROW_SCHEMA))
 
     def _write(self, name: str, data: bytes) -> None:
-        path = f"{self._root}/{name}"
-        with _or_unwritable(self._out), self._system.open_output_stream(path) as stream:
-            stream.write(data)
+        with _or_unwritable(self._out):
+            write_into(self._system, f"{self._root}/{name}", data)
 
 
 def row_digest(row: Row) -> bytes:
@@ -170,15 +160,14 @@ def check_replaceable(out: str, *, overwrite: bool) -> None:
     Raises:
         DatasetError: other files are there, or a dataset without `overwrite`.
     """
-    system, root = resolve(out)
     with _or_unwritable(out):
+        system, root = locate(out)
         kind = system.get_file_info(root).type
         if kind == fs.FileType.NotFound:
             return
         if kind == fs.FileType.File:
             raise DatasetError(f"{out} is a file; choose a new folder.")
-        listed = system.get_file_info(fs.FileSelector(root))
-    names = sorted(info.base_name for info in listed)
+        names = sorted(list_entries(system, root))
     if foreign := [name for name in names if not _OUR_FILES.fullmatch(name)]:
         raise DatasetError(
             f"{out} holds files that are no dataset ({', '.join(foreign[:3])}); choose an empty or "
@@ -195,78 +184,16 @@ def open_writer(out: str) -> Iterator[DatasetWriter]:
     Raises:
         DatasetError: `out` cannot be written, or another process is writing it.
     """
-    system, root = resolve(out)
-    if isinstance(system, fs.LocalFileSystem):
-        with _local_writer(Path(root), out) as writer:
-            yield writer
-        return
-    with _or_unwritable(out):
-        system.create_dir(root, recursive=True)
-        # The manifest goes first: half a dataset must not look like a whole one.
-        for name in sorted(_leftovers(system, root), key=lambda name: name != MANIFEST_NAME):
-            system.delete_file(f"{root}/{name}")
-    writer = DatasetWriter(system, root, out=out)
-    writer.close()  # An empty list of rejects proves that the place can be written.
-    yield writer
-
-
-def _leftovers(system: fs.FileSystem, root: str) -> list[str]:
-    listed = system.get_file_info(fs.FileSelector(root))
-    return [info.base_name for info in listed if _OUR_FILES.fullmatch(info.base_name)]
-
-
-@contextmanager
-def _local_writer(goal: Path, out: str) -> Iterator[DatasetWriter]:
-    """Write into a hidden sibling and rename it to the goal when everything is on disk."""
-    partial = goal.with_name(f".{goal.name}.partial")
-    old = goal.with_name(f".{goal.name}.old")
-    with _locked(partial, out):
-        try:
-            with _or_unwritable(out):
-                for left_by_a_killed_run in partial.iterdir():
-                    left_by_a_killed_run.unlink()
-            yield DatasetWriter(fs.LocalFileSystem(), str(partial), out=out)
-            with _or_unwritable(out):
-                _sync(partial)
-                shutil.rmtree(old, ignore_errors=True)
-                if goal.is_dir():
-                    goal.replace(old)
-                partial.replace(goal)
-                shutil.rmtree(old, ignore_errors=True)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
-def _locked(folder: Path, out: str) -> Iterator[None]:
-    """Make a folder and hold it against other processes; the hold dies with this process."""
-    with _or_unwritable(out):
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between opening and locking, its former holder may have renamed it to its goal.
-            free = folder.exists() and os.path.samestat(os.fstat(handle), folder.stat())
-        except BlockingIOError:
-            free = False
-        if not free:
-            raise DatasetError(
-                f"Another process is preparing {out}; wait for it or choose another --out."
-            )
-        yield
-    finally:
-        os.close(handle)
-
-
-def _sync(folder: Path) -> None:
-    """Force every file to disk before the rename makes them look finished."""
-    for path in [*folder.iterdir(), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    with ExitStack() as stack:
+        with _or_unwritable(out):
+            system, root = stack.enter_context(replacing(out, alone=True))
+            for name in filter(_OUR_FILES.fullmatch, list_entries(system, root)):
+                system.delete_file(f"{root}/{name}")
+        writer = DatasetWriter(system, root, out=out)
+        writer.close()  # An empty list of rejects proves that the place can be written.
+        yield writer
+        with _or_unwritable(out):
+            stack.close()
 
 
 @contextmanager
@@ -274,6 +201,10 @@ def _or_unwritable(out: str) -> Iterator[None]:
     """Turn any failure of the disk or store into one error that names the dataset."""
     try:
         yield
+    except BlockingIOError as error:
+        raise DatasetError(
+            f"Another process is preparing {out}; wait for it or choose another --out."
+        ) from error
     except OSError as error:
         why = f" ({error.strerror})" if error.strerror else ""
         raise DatasetError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,50 @@ import pytest
 from PIL import Image
 
 CATEGORIES = ({"id": 1, "name": "person"}, {"id": 18, "name": "dog"}, {"id": 44, "name": "cup"})
+
+
+#: Does a thing again and again, each time in a fresh copy of a folder, and is killed just before
+#: the first, second, ... change to names on the disk, until it gets to its end.
+_KILLED_AT_EVERY_STEP = """
+import os, shutil, signal, sys
+{imports}
+before, after = sys.argv[1:]
+
+def die_before(left):
+    def watch(event, _):
+        nonlocal left
+        if event in ("os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir"):
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(watch)
+
+step, status = 0, None
+while status != 0:
+    folder = f"{{after}}/{{step:03d}}"
+    shutil.copytree(before, folder)
+    child = os.fork()
+    if child == 0:
+        die_before(step)
+        {act}
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL), status
+    step += 1
+"""
+
+
+def kill_at_every_step(*, imports: str, act: str, before: Path, after: Path) -> list[Path]:
+    """Return what a process that is killed while it acts on `folder` leaves, one for each step."""
+    after.mkdir()
+    code = _KILLED_AT_EVERY_STEP.format(imports=imports, act=act)
+    subprocess.run([sys.executable, "-c", code, str(before), str(after)], check=True, timeout=300)
+    return sorted(after.iterdir())
+
+
+@pytest.fixture
+def killed_at_every_step() -> Callable[..., list[Path]]:
+    return kill_at_every_step
 
 
 def blob(rng: np.random.Generator, *, centre: tuple[float, float], radius: float) -> list[float]:

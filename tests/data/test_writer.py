@@ -1,4 +1,4 @@
-"""Object stores, played by a file system that is not the local one."""
+"""Writing datasets: object stores, played by a file system that is not the local one; kills."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ from rayfill_data.writer import check_replaceable, open_writer, row_digest
 @pytest.fixture
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     system = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
-    for module in ("reader", "writer"):
-        monkeypatch.setattr(
-            f"rayfill_data.{module}.resolve", lambda uri: (system, uri.split("://")[1])
-        )
+    monkeypatch.setattr("rayfill_data.storage.resolve", lambda uri: (system, uri.split("://")[1]))
     return tmp_path
 
 
@@ -95,6 +92,62 @@ def test_an_error_of_the_caller_stays_itself(tmp_path: Path) -> None:
     with pytest.raises(ConnectionError), open_writer(str(tmp_path / "dataset")):
         raise ConnectionError("no cluster")
     assert list(tmp_path.iterdir()) == []
+
+
+#: Writes the rows and the manifest of the dataset beside it.
+OVERWRITING = {
+    "imports": """
+import pyarrow.parquet as pq
+from rayfill_data.reader import read_manifest
+from rayfill_data.writer import open_writer
+""",
+    "act": """
+        with open_writer(f"{folder}/dataset") as writer:
+            for row in pq.read_table(f"{folder}/new/val-00000.parquet").to_pylist():
+                writer.add(row)
+            writer.close()
+            writer.write_manifest(read_manifest(f"{folder}/new"))
+""",
+}
+
+
+def test_killed_anywhere_while_overwriting_the_old_dataset_or_the_new_one_is_there(
+    tmp_path: Path, make_rows: Any, write_rows: Any, killed_at_every_step: Any
+) -> None:
+    before = tmp_path / "before"
+    write_rows(str(before / "dataset"), make_rows(5))
+    write_rows(str(before / "new"), make_rows(3))
+    left = killed_at_every_step(**OVERWRITING, before=before, after=tmp_path / "once")
+    hidden = [folder for folder in left if not (folder / "dataset").exists()]
+    assert hidden, "no kill fell between the renames"
+    # Killed once more, from where the name is gone.
+    left += killed_at_every_step(**OVERWRITING, before=hidden[0], after=tmp_path / "twice")
+    found = []
+    for folder in left:
+        out = str(folder / "dataset")
+        found.append(len(PreparedDataset.open(out).load("val")))
+        with pytest.raises(DatasetError, match="--overwrite"):
+            check_replaceable(out, overwrite=False)
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(out, make_rows(2))
+        assert len(PreparedDataset.open(out).load("val")) == found[-1]
+        write_rows(out, make_rows(4))
+        assert len(PreparedDataset.open(out).load("val")) == 4
+        assert sorted(path.name for path in folder.iterdir()) == ["dataset", "new"]
+    assert found[0] == 5
+    assert found[-1] == 3
+    assert set(found) == {3, 5}
+
+
+def test_of_a_dataset_that_is_a_link_only_the_link_is_replaced(
+    tmp_path: Path, make_rows: Any, write_rows: Any
+) -> None:
+    write_rows(str(tmp_path / "elsewhere"), make_rows(5))
+    (tmp_path / "dataset").symlink_to(tmp_path / "elsewhere")
+    write_rows(str(tmp_path / "dataset"), make_rows(3))
+    assert len(PreparedDataset.open(str(tmp_path / "dataset")).load("val")) == 3
+    assert len(PreparedDataset.open(str(tmp_path / "elsewhere")).load("val")) == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "elsewhere"]
 
 
 def test_digest_sees_every_column(make_rows: Any, write_rows: Any) -> None:

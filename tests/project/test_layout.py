@@ -26,7 +26,7 @@ MAY_IMPORT = {
 #: Modules that a machine with torch alone runs, as notebooks and small installs do.
 WITHOUT_RAY = (
     "rayfill_data.contract", "rayfill_data.codec", "rayfill_data.masks", "rayfill_data.copy_paste",
-    "rayfill_data.reader", "rayfill_data.batches", "rayfill.config.run", "rayfill.runs.folders",
+    "rayfill_data.reader", "rayfill_data.batches", "rayfill.config.run", "rayfill_data.storage",
     "rayfill.models", "rayfill.losses", "rayfill.metrics", "rayfill.inference.baselines",
     "rayfill.runs.bundle",
     "rayfill.inference.inpainter", "rayfill.evaluation.measure", "rayfill.training.loop",

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rayfill.models import build_model
-from rayfill.runs import bundle, folders
+from rayfill.runs import bundle
 from rayfill.runs.bundle import BundleError, load_bundle, save_bundle
 from rayfill_data.errors import ConfigError, RayfillError
 
@@ -232,7 +232,7 @@ def test_failed_write_keeps_the_old_bundle_and_leaves_nothing(saved, monkeypatch
     def full_disk(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(folders.os, "fsync", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(RayfillError, match=r"write [\d,]+ bytes to .*best: No space left"):
         save_bundle(path, model=model, name="attention_unet", config=CONFIG)
     assert os.listdir(path.parent) == ["best"]

@@ -14,13 +14,13 @@ from rayfill.config.run import RunConfig, replace
 from rayfill.runs.bundle import load_bundle
 from rayfill.runs.checkpoint import CheckpointStore
 from rayfill.runs.folder import RunFolder
-from rayfill.runs.folders import read_folder
 from rayfill.runs.record import lineage_tags
 from rayfill.training.lineage import take_over
 from rayfill.training.loop import Runtime, TrainingSummary, run_training
 from rayfill.training.recipes import Recipe, learning_rate_factor
 from rayfill_data.errors import RayfillError
 from rayfill_data.reader import PreparedDataset
+from rayfill_data.storage import read_folder
 
 SMALL = {
     "model.width": 4,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 from collections import defaultdict
@@ -14,7 +13,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from rayfill_data.errors import DatasetError
-from rayfill_data.reader import resolve
+from rayfill_data.storage import resolve
 
 #: Files with these endings are meant as pictures: what cannot be read of them is reported, not
 #: passed over. Other files in the folder are none of our business.
@@ -33,12 +32,6 @@ class Listed:
 
     size: int
     mtime_ns: int
-
-
-@functools.lru_cache(maxsize=16)
-def _opened(uri: str) -> tuple[fs.FileSystem, str]:
-    """Open a location once per process: a client of an object store takes long to make."""
-    return resolve(uri)
 
 
 def is_folder(uri: str) -> bool:
@@ -80,7 +73,7 @@ def list_files(uri: str) -> dict[str, Listed]:
     """
     if not is_folder(uri):
         raise DatasetError(f"{uri} is not a folder; give the folder that holds your pictures.")
-    system, root = _opened(uri)
+    system, root = resolve(uri)
     try:
         infos = system.get_file_info(fs.FileSelector(root, recursive=True))
     except OSError as error:
@@ -101,7 +94,7 @@ def list_file(uri: str) -> dict[str, Listed]:
     Raises:
         DatasetError: a location that cannot be reached.
     """
-    system, root = _opened(uri)
+    system, root = resolve(uri)
     try:
         info = system.get_file_info(root)
     except OSError as error:
@@ -115,7 +108,7 @@ def open_file(uri: str) -> pa.NativeFile:
     Raises:
         OSError: a file that vanished or may not be read.
     """
-    system, root = _opened(uri)
+    system, root = resolve(uri)
     return system.open_input_file(root)
 
 
@@ -125,7 +118,7 @@ def read_file(uri: str, name: str = "") -> bytes:
     Raises:
         OSError: a file that vanished or may not be read.
     """
-    system, root = _opened(uri)
+    system, root = resolve(uri)
     path = f"{root}/{name}" if name else root
     if isinstance(system, fs.LocalFileSystem):
         return Path(path).read_bytes()  # Its errors name no path of this machine.
@@ -194,7 +187,7 @@ def _broken_links(root: Path) -> dict[str, Listed]:
 
 
 def _kind(uri: str) -> fs.FileType:
-    system, root = _opened(uri)
+    system, root = resolve(uri)
     try:
         return system.get_file_info(root).type
     except OSError as error:

@@ -20,8 +20,8 @@ from rayfill.evaluation.leaderboard import COLUMNS, Leaderboard
 from rayfill.evaluation.measure import Measured
 from rayfill.metrics import Score
 from rayfill.metrics.significance import Difference, paired_difference
-from rayfill.runs.folders import write_file
 from rayfill_data.errors import RayfillError
+from rayfill_data.storage import write_file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

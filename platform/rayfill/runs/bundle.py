@@ -22,8 +22,8 @@ from torch import Tensor
 from rayfill.models import InpaintingModel, build_model
 from rayfill.models.segmentation import Segmenter, segmenter_architecture
 from rayfill.runs.folder import CONFIG_FILE, WEIGHTS_FILE
-from rayfill.runs.folders import MANIFEST, DamagedFolderError, read_folder, write_folder
 from rayfill_data.errors import RayfillError
+from rayfill_data.storage import MANIFEST, DamagedFolderError, read_folder, write_folder
 
 SCHEMA_VERSION = 1
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from rayfill.runs.folders import (
+from rayfill_data.storage import (
     DamagedFolderError,
     delete_folder,
     list_folders,

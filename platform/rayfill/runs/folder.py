@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from rayfill.config.run import RunConfig
-from rayfill.runs.folders import list_folders, read_file, write_file
 from rayfill_data.errors import RayfillError
+from rayfill_data.storage import list_folders, read_file, write_file
 
 #: Files of a model bundle.
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"

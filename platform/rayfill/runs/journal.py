@@ -9,6 +9,8 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+from rayfill_data.storage import write_file
+
 _STATE = "state.json"
 
 
@@ -100,7 +102,7 @@ class Journal:
             if self._count > self._sent:
                 self._unsent.append(event)
         if len(whole) != self._path.stat().st_size:
-            _replace(self._path, whole)
+            write_file(str(self._path), whole)
 
     def _index(self, event: dict[str, Any]) -> None:
         self._count += 1
@@ -111,7 +113,8 @@ class Journal:
 
     def _save_state(self) -> None:
         state = {"run_id": self.run_id, "sent": self._sent}
-        _replace(self._state_path, json.dumps(state).encode())
+        # At every event, and training waits meanwhile: too often to flush the disk.
+        write_file(str(self._state_path), json.dumps(state).encode(), durable=False)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -120,9 +123,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return loaded if isinstance(loaded, dict) else {}
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Literal
 
 from rayfill.runs import places
 from rayfill.runs.folder import CONFIG_FILE, WEIGHTS_FILE, RunFolder
-from rayfill.runs.folders import MANIFEST
 from rayfill.runs.sweep_folder import SweepFolder, newest_sweep
 from rayfill_data.errors import ConfigError, RayfillError
 from rayfill_data.sources.files import is_file, is_folder, list_pictures
+from rayfill_data.storage import MANIFEST
 
 if TYPE_CHECKING:
     from rayfill.runs.registry import RegisteredModel

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from rayfill.mlflow_store import open_store
-from rayfill.runs.folders import read_folder, write_folder
 from rayfill.runs.model_page import (
     add_promotion,
     describe_model,
@@ -29,6 +28,7 @@ from rayfill.runs.model_page import (
     score_tags,
 )
 from rayfill_data.errors import RayfillError
+from rayfill_data.storage import read_folder, write_folder
 
 DEFAULT_MODEL_NAME = "rayfill"
 CHAMPION = "champion"

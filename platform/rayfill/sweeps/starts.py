@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rayfill.config.run import RunConfig
 from rayfill.runs.folder import RunFolder
-from rayfill.runs.folders import read_folder, write_folder
 from rayfill.runs.references import MODELS, locate, parse_reference
 from rayfill_data.errors import ConfigError, RayfillError
+from rayfill_data.storage import read_folder, write_folder
 
 #: Where bundles from the registry are kept for all nodes to read.
 _FETCHED = ".starts"

@@ -9,8 +9,8 @@ from torch import Tensor
 from rayfill.config.run import RunConfig
 from rayfill.runs.checkpoint import Checkpoint, CheckpointStore
 from rayfill.runs.folder import RunFolder
-from rayfill.runs.folders import read_folder, write_folder
 from rayfill_data.errors import RayfillError
+from rayfill_data.storage import read_folder, write_folder
 
 #: Names of tensors that an error lists.
 _SHOWN = 4

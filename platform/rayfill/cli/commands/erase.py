@@ -5,12 +5,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import io
 import os
-import secrets
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -158,20 +156,17 @@ def _check_output(out: Path, *, overwrite: bool) -> None:
 
 
 def _write(out: Path, rgb: UInt8Array, *, photo: Photo) -> None:
-    """Write the result beside its place and move it there, so that no half file is left."""
+    """Write the result; no half file is left."""
+    from rayfill_data.storage import write_file
+
     encoded = _encode(out, rgb, photo=photo)
-    temporary = out.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        temporary.write_bytes(encoded)
-        temporary.replace(out)
+        write_file(str(out.absolute()), encoded)
     except OSError as error:
         raise RayfillError(
             f"{out} could not be written ({len(encoded):,} bytes): {error.strerror}. Free space "
             "there or name another file; what was there before is unchanged."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _encode(out: Path, rgb: UInt8Array, *, photo: Photo) -> bytes:

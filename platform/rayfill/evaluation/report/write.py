@@ -13,11 +13,11 @@ from rayfill.evaluation.report.contents import Comparison
 from rayfill.evaluation.report.markdown import markdown
 from rayfill.evaluation.report.sheets import draw_sheets, render
 from rayfill.runs import places
-from rayfill.runs.folders import write_file
 from rayfill.runs.store import Store
 from rayfill.runs.sweep_folder import SweepFolder
 from rayfill_data.codec import encode_png
 from rayfill_data.errors import RayfillError
+from rayfill_data.storage import write_file
 
 if TYPE_CHECKING:
     from rayfill_data.reader import SplitArrays

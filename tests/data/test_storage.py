@@ -7,24 +7,26 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rayfill.runs import folders
-from rayfill.runs.folders import (
+from rayfill_data.errors import RayfillError
+from rayfill_data.storage import (
     DamagedFolderError,
     delete_folder,
     list_folders,
+    read_file,
     read_folder,
+    write_file,
     write_folder,
 )
-from rayfill_data.errors import RayfillError
 
 FILES = {"a.bin": bytes(range(256)) * 8, "b.txt": b"hello"}
 
 REPLACER = """
 import sys
-from rayfill.runs.folders import write_folder
+from rayfill_data.storage import write_folder
 root, = sys.argv[1:]
 number = 0
 while True:
@@ -33,23 +35,9 @@ while True:
     print(number, flush=True)
 """
 
-KILLED_BETWEEN_RENAMES = """
-import os, signal, sys
-from pathlib import Path
-from rayfill.runs.folders import write_folder
-root, = sys.argv[1:]
-rename = Path.rename
-def rename_or_die(self, target):
-    if self.name.endswith(".tmp"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return rename(self, target)
-Path.rename = rename_or_die
-write_folder(f"{root}/one", {"a.bin": b"new"})
-"""
-
 WRITER = """
 import sys
-from rayfill.runs.folders import write_folder
+from rayfill_data.storage import write_folder
 root, = sys.argv[1:]
 number = 0
 while True:
@@ -99,7 +87,7 @@ def test_full_disk_leaves_the_old_folder_and_no_rest(
     def refuse(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(folders.os, "fsync", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(RayfillError, match=r"Could not write [\d,]+ bytes to .*one: No space left"):
         write_folder(uri, {"a.bin": b"other"})
     monkeypatch.undo()
@@ -130,18 +118,72 @@ def test_killed_writers_leave_only_whole_folders(tmp_path: Path) -> None:
             assert len(read_folder(f"{tmp_path}/{name}")["data"]) == 300_000
 
 
-def test_killed_between_the_renames_the_old_folder_is_still_found(tmp_path: Path) -> None:
-    uri = str(tmp_path / "one")
-    write_folder(uri, FILES)
-    for _ in range(2):
-        command = [sys.executable, "-c", KILLED_BETWEEN_RENAMES, str(tmp_path)]
-        assert subprocess.run(command).returncode == -9
-        assert not (tmp_path / "one").exists()
-        assert list_folders(str(tmp_path)) == ["one"]
-        assert read_folder(uri) == FILES
-    write_folder(uri, {"a.bin": b"newer"})
-    assert read_folder(uri) == {"a.bin": b"newer"}
-    assert not [entry for entry in tmp_path.iterdir() if entry.name.endswith(".old")]
+def test_killed_anywhere_while_replacing_a_folder_the_old_one_or_the_new_one_is_there(
+    tmp_path: Path, killed_at_every_step: Any
+) -> None:
+    replacing = {
+        "imports": "from rayfill_data.storage import write_folder",
+        "act": 'write_folder(f"{folder}/one", {"a.bin": b"new"})',
+    }
+    before = tmp_path / "before"
+    write_folder(str(before / "one"), FILES)
+    left = killed_at_every_step(**replacing, before=before, after=tmp_path / "once")
+    hidden = [folder for folder in left if not (folder / "one").exists()]
+    assert hidden, "no kill fell between the renames"
+    left += killed_at_every_step(**replacing, before=hidden[0], after=tmp_path / "twice")
+    for folder in left:
+        assert list_folders(str(folder)) == ["one"]
+        assert read_folder(str(folder / "one")) in (FILES, {"a.bin": b"new"})
+        write_folder(str(folder / "one"), {"a.bin": b"newer"})
+        assert read_folder(str(folder / "one")) == {"a.bin": b"newer"}
+        assert not [entry for entry in folder.iterdir() if entry.name.endswith(".old")]
+
+
+@pytest.mark.parametrize("write", ["write_file", "create_file"])
+def test_killed_anywhere_while_writing_a_file_there_is_a_whole_one(
+    tmp_path: Path, killed_at_every_step: Any, write: str
+) -> None:
+    before = tmp_path / "before"
+    before.mkdir()
+    old = b"old" if write == "write_file" else None
+    if old:
+        (before / "file").write_bytes(old)
+    left = killed_at_every_step(
+        imports=f"from rayfill_data.storage import {write}",
+        act=f'{write}(f"{{folder}}/file", b"new")',
+        before=before,
+        after=tmp_path / "after",
+    )
+    found = [read_file(str(folder / "file")) for folder in left]
+    assert found[0] == old
+    assert found[-1] == b"new"
+    assert set(found) == {old, b"new"}
+    assert [entry.name for entry in left[-1].iterdir()] == ["file"]
+
+
+def test_a_file_on_a_full_disk_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    write_file(str(path), b"old")
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        write_file(str(path), b"new")
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_folders_whose_names_are_not_utf8_are_folders_like_others(tmp_path: Path) -> None:
+    write_folder(str(tmp_path / "one"), FILES)
+    os.mkdir(os.path.join(os.fsencode(tmp_path), b"\xff"))
+    one, other = list_folders(str(tmp_path))
+    assert one == "one"
+    assert read_file(f"{tmp_path}/{one}/a.bin") == FILES["a.bin"]
+    assert read_file(f"{tmp_path}/{other}/a.bin") is None
 
 
 def test_of_several_folders_set_aside_the_newest_whole_one_is_read(tmp_path: Path) -> None:
@@ -151,7 +193,7 @@ def test_of_several_folders_set_aside_the_newest_whole_one_is_read(tmp_path: Pat
         os.utime(tmp_path / name / "manifest.json", ns=(10 - age, 10 - age))
     write_folder(str(tmp_path / f".one-two-{'d' * 32}.old"), FILES)  # another folder's
     assert read_folder(str(tmp_path / "one")) == {"age": b"0"}
-    (tmp_path / names[0] / "age").unlink()  # a removal that was interrupted
+    (tmp_path / names[0] / "manifest.json").unlink()  # a removal that was interrupted
     assert read_folder(str(tmp_path / "one")) == {"age": b"1"}
     assert list_folders(str(tmp_path)) == ["one", "one-two"]
     delete_folder(str(tmp_path / "one"))
@@ -204,7 +246,9 @@ def test_manifests_that_claim_nonsense_are_damage(tmp_path: Path, manifest: byte
         read_folder(uri)
 
 
-def test_object_stores_get_the_manifest_last(tmp_path: Path) -> None:
+def test_object_stores_get_the_manifest_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """pyarrow's subtree of a local folder stands in for a bucket: no rename is used."""
     from pyarrow import fs
 
@@ -216,6 +260,8 @@ def test_object_stores_get_the_manifest_last(tmp_path: Path) -> None:
             return super().open_output_stream(path, *args, **kwargs)
 
     bucket = Recording(str(tmp_path), fs.LocalFileSystem())
-    folders._write_remote(bucket, "one", {**FILES, "manifest.json": folders._manifest(FILES)})
+    monkeypatch.setattr("rayfill_data.storage.resolve", lambda _: (bucket, "one"))
+    write_folder("s3://one", FILES)
+    monkeypatch.undo()
     assert order[-1].endswith("manifest.json")
     assert read_folder(str(tmp_path / "one")) == FILES
