@@ -3,10 +3,13 @@ from __future__ import annotations
 import collections
 import os
 import shutil
+import tracemalloc
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -14,6 +17,7 @@ from rayfill_data.contract import SPLITS
 from rayfill_data.errors import ConfigError, DatasetError, ImageError
 from rayfill_data.masks import hole_ratio
 from rayfill_data.sources import SOURCES, FolderOptions, PhotosOptions, folder, photos
+from rayfill_data.sources.files import list_pictures, same_bytes
 from rayfill_data.sources.spec import is_object
 
 SCENES = Path(__file__).parents[3] / "shared/data/scenes"
@@ -132,6 +136,50 @@ def test_folder_split_is_stable_and_whole(pictures: Path, make_picture: Any) -> 
     assert 8 <= counts["test"] <= 40
     moved = sum(after[path] != split for path, split in before.items())
     assert moved <= 2
+
+
+def test_links_to_folders_are_followed_but_never_in_circles(tmp_path: Path) -> None:
+    """With two circles the paths double at every turn: a walk into them does not end."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(b"1")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "b" / "up").symlink_to("..")
+    (tmp_path / "masks").symlink_to("a")
+    (tmp_path / "itself.png").symlink_to("itself.png")
+    assert list(list_pictures(str(tmp_path))) == [
+        *("a/1.png", "b/1.png", "itself.png", "masks/1.png")
+    ]
+
+
+def test_pictures_whose_names_are_not_utf8_are_taken(tmp_path: Path, make_picture: Any) -> None:
+    names = (b"a.png", b"b\xff.png", b"c\xe4\xf6.png", "\u00e4.png".encode())
+    for index, name in enumerate(names):
+        with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
+            Image.fromarray(make_picture(40, 40, seed=index)).save(file, "PNG")
+    options = FolderOptions(root=str(tmp_path), size=40)
+    tasks = folder.plan(options, 0).tasks
+    assert [task.path for task in tasks] == ["a.png", r"b\xff.png", r"c\xe4\xf6.png", "\u00e4.png"]
+    for index, task in enumerate(tasks):
+        image = folder.render(task, options, 0).image
+        assert np.array_equal(image, make_picture(40, 40, seed=index))
+        assert pa.Table.from_pylist([asdict(task)])["sample_id"][0].as_py() == task.path
+
+
+def test_large_files_are_hashed_in_pieces(tmp_path: Path) -> None:
+    size = 64 * 2**20
+    for name in ("a.png", "b.png"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)
+    listed = list_pictures(str(tmp_path))
+    tracemalloc.start()
+    try:
+        same = same_bytes(str(tmp_path), listed)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert same == {"a.png": "a.png", "b.png": "a.png"}
+    assert peak < size / 16
 
 
 def test_copies_of_a_picture_share_its_split(pictures: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import stat
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -21,6 +24,9 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"),
     *(".gif", ".heic", ".heif", ".avif", ".jp2"),
 )
+
+#: A byte of a name that is not UTF-8, as a listing writes it out.
+_WRITTEN_OUT = re.compile(r"\\x([89a-f][0-9a-f])")
 
 #: Names shown of a longer list.
 _EXAMPLES = 5
@@ -66,7 +72,9 @@ def list_pictures(uri: str) -> dict[str, Listed]:
 
 
 def list_files(uri: str) -> dict[str, Listed]:
-    """Return every file below a folder by its relative path, hidden ones left out, sorted.
+    r"""Return every file below a folder by its relative path, hidden ones left out, sorted.
+
+    Bytes of a name that are not UTF-8 are written out, as ``\xff``.
 
     Raises:
         DatasetError: no folder, or one that cannot be listed.
@@ -74,18 +82,14 @@ def list_files(uri: str) -> dict[str, Listed]:
     if not is_folder(uri):
         raise DatasetError(f"{uri} is not a folder; give the folder that holds your pictures.")
     system, root = resolve(uri)
+    local = isinstance(system, fs.LocalFileSystem)
     try:
-        infos = system.get_file_info(fs.FileSelector(root, recursive=True))
+        found = dict(_walk(root) if local else _walk_store(system, root))
     except OSError as error:
         raise DatasetError(f"{uri} cannot be listed; check your access to it.") from error
-    found = {
-        info.path[len(root) :].lstrip("/"): Listed(info.size, info.mtime_ns or 0)
-        for info in infos
-        if info.type == fs.FileType.File and not info.base_name.startswith(".")
+    return {
+        name: found[name] for name in sorted(found) if not PurePosixPath(name).name.startswith(".")
     }
-    if isinstance(system, fs.LocalFileSystem):
-        found |= _broken_links(Path(root))
-    return dict(sorted(found.items()))
 
 
 def list_file(uri: str) -> dict[str, Listed]:
@@ -118,11 +122,7 @@ def read_file(uri: str, name: str = "") -> bytes:
     Raises:
         OSError: a file that vanished or may not be read.
     """
-    system, root = resolve(uri)
-    path = f"{root}/{name}" if name else root
-    if isinstance(system, fs.LocalFileSystem):
-        return Path(path).read_bytes()  # Its errors name no path of this machine.
-    with system.open_input_stream(path) as stream:
+    with _opened(uri, name) as stream:
         data: bytes = stream.read()
     return data
 
@@ -168,22 +168,55 @@ def refuse(where: str, problems: Iterable[str]) -> None:
 
 
 def _digest(uri: str, name: str) -> str:
-    """Hash a file's bytes; what cannot be read is like no other and is rejected later."""
+    """Hash a file piece by piece; what cannot be read is like no other and is rejected later."""
     try:
-        return hashlib.sha256(read_file(uri, name)).hexdigest()
+        with _opened(uri, name) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError:
         return name
 
 
-def _broken_links(root: Path) -> dict[str, Listed]:
-    """Return the links that point nowhere, which are rejected when they are read."""
-    found = {}
-    for folder, _, names in os.walk(root):
-        for name in names:
-            path = Path(folder, name)
-            if path.is_symlink() and not path.exists() and not name.startswith("."):
-                found[path.relative_to(root).as_posix()] = Listed(0, path.lstat().st_mtime_ns)
-    return found
+def _opened(uri: str, name: str = "") -> BufferedIOBase:
+    """Open a file for reading from its start; on a local disk its errors name no path."""
+    system, root = resolve(uri)
+    path = f"{root}/{name}" if name else root
+    if not isinstance(system, fs.LocalFileSystem):
+        stream: BufferedIOBase = system.open_input_stream(path)
+        return stream
+    if name and not os.path.lexists(path):
+        name = _WRITTEN_OUT.sub(lambda byte: os.fsdecode(bytes.fromhex(byte[1])), name)
+        path = f"{root}/{name}"
+    return Path(path).open("rb")
+
+
+def _walk(root: str) -> Iterator[tuple[str, Listed]]:
+    """Yield the files below a local folder, and links that point nowhere, rejected when read.
+
+    Links are followed, but not to a folder that they lie in.
+    """
+    top = Path(root).stat()
+    waiting = [(root, frozenset({(top.st_dev, top.st_ino)}))]
+    while waiting:
+        folder, within = waiting.pop()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                try:
+                    status = entry.stat()
+                except OSError:
+                    status = entry.stat(follow_symlinks=False)
+                inode, kind = (status.st_dev, status.st_ino), stat.S_IFMT(status.st_mode)
+                if kind == stat.S_IFDIR and inode not in within:
+                    waiting.append((entry.path, within | {inode}))
+                elif kind in (stat.S_IFREG, stat.S_IFLNK):
+                    name = os.fsencode(entry.path[len(root) :].lstrip("/"))
+                    size = status.st_size if kind == stat.S_IFREG else 0
+                    yield name.decode(errors="backslashreplace"), Listed(size, status.st_mtime_ns)
+
+
+def _walk_store(system: fs.FileSystem, root: str) -> Iterator[tuple[str, Listed]]:
+    for info in system.get_file_info(fs.FileSelector(root, recursive=True)):
+        if info.type == fs.FileType.File:
+            yield info.path[len(root) :].lstrip("/"), Listed(info.size, info.mtime_ns or 0)
 
 
 def _kind(uri: str) -> fs.FileType:
