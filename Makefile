@@ -5,9 +5,11 @@ BIN := .venv/bin
 export RAYFILL_HOME ?= $(CURDIR)/var
 # Ray's own counter of uses, and prompts, are no business of a build.
 export RAY_USAGE_STATS_ENABLED ?= 0
+# A process for each core; a file's tests stay in one, and so do all that share the Ray cluster.
+PARALLEL := -n logical --maxprocesses 8 --dist loadgroup
 PACKAGES := platform/rayfill data/rayfill_data serving/rayfill_serving
 
-.PHONY: help install sweep serve ui head test lint format bench clean
+.PHONY: help install sweep serve ui head check test lint format bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -34,8 +36,12 @@ ui: install  ## Browse the recorded runs on http://127.0.0.1:5000
 head: install  ## Start a local Ray head for `ray job submit`; Ctrl-C stops it
 	PATH="$(CURDIR)/$(BIN):$$PATH" RAY_AUTH_MODE=token $(BIN)/rayfill head $(ARGS)
 
+check: lint  ## Check style, types and whatever can be tested in three minutes
+	$(BIN)/python -m pytest $(PARALLEL) \
+		-m "not ray and not browser and not slow and not gpu and not realdata" $(ARGS)
+
 test: install  ## Run the tests that need neither GPU, network nor data sets
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 lint: install  ## Check style and types
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -20,6 +21,28 @@ from rayfill_data.writer import open_writer
 
 # Idle torch threads busy-wait: on shared cores the suite takes ten times as long with them.
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs Ray, and say what is run in one process of several: a file, or all of Ray."""
+    for item in items:
+        if "ray_local" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.ray)
+        together = "ray" if item.get_closest_marker("ray") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(together))
+
+
+@pytest.fixture(autouse=True)
+def _ray_is_announced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail a test that starts Ray without the marker; without Ray, so that it costs nothing."""
+    if request.node.get_closest_marker("ray") or "ray" not in sys.modules:
+        return
+
+    def refuse(*_: Any, **__: Any) -> None:
+        pytest.fail("starts Ray: use the fixture ray_local or the marker ray")
+
+    monkeypatch.setattr("ray.init", refuse)
 
 
 @pytest.fixture(scope="session")

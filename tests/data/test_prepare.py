@@ -324,6 +324,7 @@ def test_two_runs_never_write_one_dataset(tmp_path: Path, ray_local: None) -> No
     assert PreparedDataset.open(str(out)).counts["train"] == 20
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_prepare_starts_and_stops_ray_of_its_own(tmp_path: Path) -> None:
     code = (

@@ -18,6 +18,7 @@ import httpx
 import psutil
 import pytest
 
+pytestmark = pytest.mark.ray
 ROOT = Path(__file__).resolve().parents[2]
 BINARIES = Path(sys.executable).parent
 FLAGS = [

@@ -25,6 +25,7 @@ from rayfill.mlflow_store import open_store
 from rayfill.runs.registry import RegisteredModel, promote, register_bundle
 
 pytestmark = [
+    pytest.mark.ray,
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
     pytest.mark.filterwarnings(
         "ignore:Using extra keyword arguments on `Field`:DeprecationWarning"

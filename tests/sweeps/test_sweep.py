@@ -72,6 +72,7 @@ def histories(home: Path) -> dict[str, list[float]]:
     }
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize(
     ("kill", "status"),
     [
@@ -141,6 +142,7 @@ def check_results(home: Path, output: str, trials: list[str]) -> None:
     assert Inpainter.from_bundle(bundle) is not None
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_trials_of_two_workers_go_through_ray_train(tmp_path: Path, make_dataset: Any) -> None:
     home = tmp_path / "home"
