@@ -16,11 +16,12 @@ import pyarrow as pa
 
 from rayfill_data.codec import encode_png
 from rayfill_data.contract import ROW_SCHEMA, SCHEMA_VERSION, SPLITS, Manifest
-from rayfill_data.errors import ConfigError, DatasetError, ImageError, RayfillError, unknown_name
+from rayfill_data.errors import ConfigError, DatasetError, ImageError, RayfillError
+from rayfill_data.extension import full_name
 from rayfill_data.masks import hole_ratio
 from rayfill_data.progress import ProgressCallback, show_progress
 from rayfill_data.reader import read_manifest
-from rayfill_data.sources import SOURCES, SourceSpec
+from rayfill_data.sources import SourceSpec, find_source
 from rayfill_data.sources.spec import Plan, Task
 from rayfill_data.writer import DatasetWriter, check_replaceable, open_writer
 
@@ -53,7 +54,7 @@ def prepare(
     is connected to; without one, in the cluster RAY_ADDRESS names or one of its own.
 
     Args:
-        source_name: a key of SOURCES.
+        source_name: as for :func:`rayfill_data.sources.find_source`.
         out: local path or URI of the dataset.
         options: of the source's options type.
         seed: of everything drawn at random.
@@ -68,7 +69,7 @@ def prepare(
     plan = spec.plan(options, seed)
     identity: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "source": source_name,
+        "source": full_name("source", source_name),
         "options": _plain(asdict(options)),
         "seed": seed,
         "inputs_hash": plan.inputs_hash,
@@ -113,9 +114,7 @@ def _same(found: Manifest, identity: dict[str, Any], spec: SourceSpec) -> bool:
 
 def _spec_of(source_name: str, options: Any) -> SourceSpec:
     """Look a source up and see that the options are its own."""
-    spec = SOURCES.get(source_name)
-    if spec is None:
-        raise ConfigError([unknown_name("source", source_name, SOURCES)])
+    spec = find_source(source_name)
     if not isinstance(options, spec.options_type):
         raise ConfigError(
             [

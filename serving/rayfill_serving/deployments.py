@@ -11,6 +11,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from rayfill_data.extension import allow_modules
 from rayfill_serving.api import create_app
 from rayfill_serving.models import ModelShelf, RegistrySource
 from rayfill_serving.options import ServingOptions
@@ -27,8 +28,8 @@ class InpaintReplica:
     """One copy of the models in a process of its own."""
 
     def __init__(self, options: ServingOptions) -> None:
-
         _log_with_serve()
+        allow_modules(options.allow_modules)
         source = RegistrySource(
             alias=options.alias,
             tracking_uri=options.tracking_uri,

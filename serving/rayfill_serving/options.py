@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 from rayfill.runs.places import tracking_uri as default_tracking_uri
 from rayfill.runs.registry import CHAMPION, DEFAULT_MODEL_NAME
 from rayfill_data.errors import ConfigError, unknown_name
+from rayfill_data.extension import ALLOW_MODULES
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
@@ -52,6 +53,10 @@ class ServingOptions:
     for it. 0 is the side it was trained on, or 512 where its model does not say."""
     allowed_hosts: str = ",".join(LOOPBACK_HOSTS)
     """Host names that requests may be addressed to, separated by commas; `*` allows any."""
+
+    allow_modules: str = ""
+    """Modules, separated by commas, that a model's own network may be imported from; also the
+    environment variable RAYFILL_ALLOW_MODULES."""
 
     def __post_init__(self) -> None:
         lowest = {
@@ -120,6 +125,7 @@ class ServingOptions:
             self,
             tracking_uri=default_tracking_uri(self.tracking_uri or None),
             cache_dir=str(Path(cache).expanduser().absolute()),
+            allow_modules=self.allow_modules or os.environ.get(ALLOW_MODULES, ""),
         )
 
 

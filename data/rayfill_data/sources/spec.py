@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
 from rayfill_data.codec import UInt8Array
+from rayfill_data.errors import ConfigError
 
 #: irregular: drawn by the generator that the option `masks` names, afresh every epoch in training;
 #: object: a pasted cut-out, frozen; given: the mask that came with the photo, frozen.
@@ -88,3 +90,43 @@ class SourceSpec:
 def is_object(index: int, share: float) -> bool:
     """Tell whether sample `index` gets an object, so that any run of samples holds that share."""
     return int((index + 1) * share) > int(index * share)
+
+
+def outside_source(thing: Any, name: str) -> SourceSpec:
+    """Return the entry of a source from outside; errors call it ``name``.
+
+    Args:
+        thing: a :class:`SourceSpec`; or a frozen dataclass of options whose methods
+            ``plan(seed)`` and ``render(task, seed)`` do what those of a spec do, and whose class
+            attribute ``locations``, if there is one, is that of a spec.
+        name: what it is called.
+
+    Raises:
+        ConfigError: something else.
+    """
+    if isinstance(thing, SourceSpec):
+        return thing
+    lacks = [method for method in ("plan", "render") if not hasattr(thing, method)]
+    if not (isinstance(thing, type) and is_dataclass(thing)) or lacks:
+        raise ConfigError(
+            [
+                f"{name} is no source: make it a SourceSpec, or a frozen dataclass of options with "
+                "the methods plan(seed) and render(task, seed)."
+            ]
+        )
+    summary, _, needs = inspect.cleandoc(thing.__doc__ or "").partition("\n")
+    locations = getattr(thing, "locations", ("root", "mask_folder"))
+    known = {field.name for field in fields(thing)}
+    return SourceSpec(
+        options_type=thing,
+        plan=thing.plan,  # type: ignore[attr-defined]
+        render=_render,
+        summary=summary,
+        needs=needs.strip(),
+        locations=tuple(key for key in locations if key in known),
+    )
+
+
+def _render(task: Task, options: Any, seed: int) -> Sample:
+    sample: Sample = options.render(task, seed)
+    return sample

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from rayfill_data.errors import ConfigError, unknown_name
+from rayfill_data.extension import full_name, full_names
 from rayfill_data.mask_shapes import MASKS
 
 HoleFill = Literal["zero", "mean", "push_pull", "harmonic"]
@@ -35,6 +36,10 @@ STAGE_METRICS: dict[Stage, tuple[SelectMetric, ...]] = {
     "segmentation": ("iou",),
     "joint": ("removal_psnr", "removal_ssim", "iou"),
 }
+
+#: Fields of a model that name networks, and of which kind.
+_NETWORKS = {"name": "model", "inpainter": "model", "segmenter": "segmenter"}
+_OF_SEGMENTER = "segmenter_"
 
 #: The name that stands for the photographs bundled with the dependencies, prepared on first use.
 BUNDLED_DATA = "photos"
@@ -93,7 +98,7 @@ class ModelConfig:
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     name: str = "attention_unet"
-    """A name of `rayfill models`."""
+    """A name of `rayfill models`, or a network of one's own: `package.module:Name`."""
     width: int = 12
     """Channels of the first level (the reports use 64)."""
     depth: int = 3
@@ -111,9 +116,9 @@ class ModelConfig:
     blocks: int = 8
     """edgeconnect: dilated residual blocks of each generator."""
     inpainter: str = "attention_unet"
-    """joint: the network that fills the hole, with the options above."""
+    """joint: the network that fills the hole, with the options above, or one's own."""
     segmenter: str = "segmentation_unet"
-    """joint: the network that finds it."""
+    """joint: the network that finds it; also `package.module:Name`."""
     segmenter_width: int = 8
     """joint: channels of the segmenter's first level."""
     segmenter_depth: int = 4
@@ -124,62 +129,81 @@ class ModelConfig:
     """joint: what the dataset's label maps hold."""
     label_maps: bool = False
     """joint: the inpainter, edgeconnect, completes label maps too."""
+    extra: Mapping[str, int | float | bool | str] = dataclasses.field(default_factory=dict)
+    """Further options of the network, by name: all those of one's own. joint: of the inpainter;
+    those of the segmenter begin with `segmenter_`."""
+
+    def __post_init__(self) -> None:
+        # Workers know nothing of names that were registered here.
+        for field, kind in _NETWORKS.items():
+            object.__setattr__(self, field, full_name(kind, getattr(self, field)))
 
     def problems(self) -> Iterator[str]:
         """Yield one sentence for every value that cannot be used."""
-        from rayfill.models import MODELS, model_config
+        from rayfill.models import model_config, option_names
+        from rayfill.models.segmentation import segmenter_spec
 
-        if self.name not in MODELS:
-            yield "model.name: " + unknown_name("model", self.name, MODELS)
-        elif self.name == "joint" and self.inpainter not in MODELS:
-            yield "model.inpainter: " + unknown_name("model", self.inpainter, MODELS)
-        else:
-            known = self._known()
-            for name in self._changed():
-                if name not in known:
-                    yield (
-                        f"model.{name} is {getattr(self, name)!r}, but {self.name} has no such "
-                        "option: leave it out."
-                    )
+        named = _NETWORKS if self.name == "joint" else {"name": "model"}
+        for field, kind in named.items():
+            find = option_names if kind == "model" else segmenter_spec
             try:
-                model_config(self.name, **self.options())
+                find(getattr(self, field))
             except ConfigError as error:
-                yield from (f"model: {problem}" for problem in error.problems)
+                yield from (f"model.{field}: {problem}" for problem in error.problems)
+                return
+        known = self._known()
+        for name in self._changed():
+            if name not in known:
+                hint = f"give it as model.extra.{name}" if ":" in self._network else "leave it out"
+                yield (
+                    f"model.{name} is {getattr(self, name)!r}, but {self.name} has no such "
+                    f"option: {hint}."
+                )
+        try:
+            model_config(self.name, **self.options())
+        except ConfigError as error:
+            yield from (f"model: {problem}" for problem in error.problems)
 
     def options(self) -> dict[str, Any]:
         """Return the keyword arguments for :func:`rayfill.models.build_model`.
 
         Only those that the network knows: not every network has a depth.
         """
+        network = self._options_of(self._network)
         if self.name != "joint":
-            return self._options_of(self.name)
-        inpainter = self._options_of(self.inpainter)
+            return network | dict(self.extra)
+        found = self._segmenter_options()
+        for key, value in self.extra.items():
+            whose = found if key.startswith(_OF_SEGMENTER) else network
+            whose[key.removeprefix(_OF_SEGMENTER)] = value
         if self.label_maps:
-            inpainter["labels"] = len(self.label_names)
+            network["labels"] = len(self.label_names)
         return {
             "inpainter": self.inpainter,
-            "inpainter_options": inpainter,
+            "inpainter_options": network,
             "segmenter": self.segmenter,
-            "segmenter_options": self._segmenter_options(),
+            "segmenter_options": found,
             "label_names": list(self.label_names),
         }
 
+    @property
+    def _network(self) -> str:
+        """What fills the hole."""
+        return self.inpainter if self.name == "joint" else self.name
+
     def _options_of(self, network: str) -> dict[str, Any]:
+        """Return the fields that a network of ours knows; one from outside has its own defaults."""
         from rayfill.models import option_names
 
-        known = option_names(network)
+        known = () if ":" in network else option_names(network)
         return {key: value for key, value in dataclasses.asdict(self).items() if key in known}
 
     def _segmenter_options(self) -> dict[str, Any]:
-        from rayfill.models.segmentation import SEGMENTERS
+        from rayfill.models.segmentation import segmenter_spec
 
-        if self.segmenter not in SEGMENTERS:
-            return {}
-        prefix = "segmenter_"
-        values = dataclasses.asdict(self).items()
-        options = {key.removeprefix(prefix): v for key, v in values if key.startswith(prefix)}
-        known = {field.name for field in dataclasses.fields(SEGMENTERS[self.segmenter].config_type)}
-        return {key: value for key, value in options.items() if key in known}
+        known = () if ":" in self.segmenter else segmenter_spec(self.segmenter).option_names
+        values = {f"{_OF_SEGMENTER}{key}": key for key in known}
+        return {key: getattr(self, field) for field, key in values.items() if hasattr(self, field)}
 
     def _known(self) -> set[str]:
         if self.name != "joint":
@@ -193,7 +217,7 @@ class ModelConfig:
         return [
             field.name
             for field in dataclasses.fields(self)
-            if getattr(self, field.name) != field.default
+            if field.name != "extra" and getattr(self, field.name) != field.default
         ]
 
 
@@ -205,7 +229,7 @@ class LossConfig:
 
     terms: str = "l1"
     """A weighted sum of terms, such as `mse`, `mse+perceptual`, `l1+0.05*perceptual`, `liu` or
-    `p2`."""
+    `p2`; a term of one's own is `package.module:Name`."""
     features: Literal["vgg16", "vgg19", "squeezenet1_1"] = "vgg19"
     """The network whose activations perceptual and style terms compare."""
     weights_path: str | None = None
@@ -218,16 +242,19 @@ class LossConfig:
     segmentation: float = 1.0
     """Joint training: weight of the segmenter's own losses."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "terms", full_names("loss term", self.terms))
+
     def problems(self) -> Iterator[str]:
         """Yield one sentence for every value that cannot be used."""
-        from rayfill.losses import ADVERSARIAL, LOSSES, parse_loss
+        from rayfill.losses import ADVERSARIAL, parse_loss
 
         try:
             terms = parse_loss(self.terms)
         except ConfigError as error:
             yield from (f"loss.terms: {problem}" for problem in error.problems)
         else:
-            if not any(term in LOSSES for term in terms):
+            if all(term in ADVERSARIAL for term in terms):
                 yield (
                     f"loss.terms is {self.terms!r}: {', '.join(ADVERSARIAL)} alone do not say what "
                     "to paint; add a term such as hole_mean_l1."

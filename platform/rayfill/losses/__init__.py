@@ -7,11 +7,13 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from rayfill.losses.adversarial import HoleMeanL1Loss, P2Weights, hole_normalised_l1_loss
+from rayfill.losses.outside import outside_term
 from rayfill.losses.perceptual import (
     FEATURES,
     FeatureExtractor,
@@ -39,7 +41,8 @@ from rayfill.losses.pixel import (
 )
 from rayfill.losses.structure import SSIMLoss, TVLoss, ssim_loss, tv_loss
 from rayfill.models.pretrained import Availability
-from rayfill_data.errors import ConfigError, unknown_name
+from rayfill_data.errors import ConfigError
+from rayfill_data.extension import full_name, look_up, register
 
 __all__ = [
     "ADVERSARIAL",
@@ -58,8 +61,10 @@ __all__ = [
     "hole_valid_l1_loss",
     "l1_loss",
     "log_mse_loss",
+    "loss_spec",
     "mse_loss",
     "parse_loss",
+    "register_loss",
     "ssim_loss",
     "tv_loss",
     "valid_l1_loss",
@@ -165,6 +170,40 @@ SUMS: dict[str, dict[str, float]] = {
 }
 
 
+LossT = TypeVar("LossT", bound=Callable[..., Any])
+
+
+def register_loss(name: str, /) -> Callable[[LossT], LossT]:
+    """Return a decorator that registers a loss term of one's own under a short name.
+
+    It is a callable (prediction, target, hole_mask) -> scalar, or a class of ``nn.Module`` whose
+    ``forward`` is one; see docs/extending.md.
+
+    Raises:
+        ConfigError: a name or a callable that cannot be used.
+    """
+    built_in = [*LOSSES, *ADVERSARIAL, *SUMS]
+    return register("loss term", name, built_in=built_in, outside=_outside_loss)
+
+
+def loss_spec(name: str, /) -> LossSpec:
+    """Return a term that is not adversarial.
+
+    Args:
+        name: a key of :data:`LOSSES`, a registered name, or ``package.module:Name``.
+
+    Raises:
+        ConfigError: unknown term, or one that cannot be imported.
+    """
+    return look_up("loss term", name, LOSSES, outside=_outside_loss)
+
+
+def _outside_loss(thing: Any, name: str) -> LossSpec:
+    make = outside_term(thing, name)
+    about = (getattr(thing, "__doc__", None) or "").strip().partition("\n")[0]
+    return LossSpec(build=lambda _: make(), summary=about)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LossResult:
     """The value to minimise and what it is made of."""
@@ -187,7 +226,8 @@ class CompositeLoss(nn.Module):
             weights: their weights under the same names.
         """
         super().__init__()
-        self.terms = nn.ModuleDict(dict(terms))
+        # The names of modules may hold no dot.
+        self.terms = nn.ModuleDict({_dotless(name): term for name, term in terms.items()})
         self.weights = {name: float(weights[name]) for name in terms}
 
     def forward(
@@ -203,7 +243,8 @@ class CompositeLoss(nn.Module):
         """
         views: dict[FeatureExtractor, FeatureViews] = {}
         terms = {}
-        for name, term in self.terms.items():
+        for name in self.weights:
+            term = self.terms[_dotless(name)]
             if isinstance(term, FeatureTerm):
                 if term.extractor not in views:
                     views[term.extractor] = FeatureViews(
@@ -220,10 +261,15 @@ class CompositeLoss(nn.Module):
         return LossResult(total=torch.stack(weighted).sum(), terms=terms)
 
 
+def _dotless(name: str) -> str:
+    return name.replace(".", "/")
+
+
 def parse_loss(text: str) -> dict[str, float]:
     """Turn ``"l1+0.05*perceptual"`` into weights by term; a term without a weight counts 1.
 
-    A name of :data:`SUMS` stands for all its terms, multiplied by its weight.
+    A name of :data:`SUMS` stands for all its terms, multiplied by its weight. A term of
+    one's own is ``package.module:Name`` or a registered name.
 
     Raises:
         ConfigError: unknown or repeated terms, or weights that are not finite and above 0; all of
@@ -233,7 +279,7 @@ def parse_loss(text: str) -> dict[str, float]:
     {'l1': 1.0, 'perceptual': 0.05}
     """
     weights: dict[str, float] = {}
-    problems = []
+    problems: list[str] = []
     for part in text.split("+"):
         before, star, after = part.partition("*")
         name = (after if star else before).strip()
@@ -241,9 +287,11 @@ def parse_loss(text: str) -> dict[str, float]:
             weight = float(before) if star else 1.0
         except ValueError:
             weight = math.nan
-        known = [*LOSSES, *ADVERSARIAL, *SUMS]
-        if name not in known:
-            problems.append(unknown_name("loss term", name, known))
+        name = full_name("loss term", name)
+        try:
+            look_up("loss term", name, {**LOSSES, **ADVERSARIAL, **SUMS}, outside=_outside_loss)
+        except ConfigError as error:
+            problems += error.problems
             continue
         if not (math.isfinite(weight) and weight > 0):
             problems.append(
@@ -272,7 +320,7 @@ def build_loss(
     """Return the weighted sum of ``terms``.
 
     Args:
-        terms: weights by name, keys of :data:`LOSSES`, as :func:`parse_loss` gives them.
+        terms: weights by name, as for :func:`loss_spec`, as :func:`parse_loss` gives them.
         features: what perceptual and style terms look through, a key of :data:`FEATURES`.
         weights_path: local file with its weights; otherwise torchvision's own.
         allow_download: whether torchvision may download what is not in torch's cache.
@@ -281,12 +329,9 @@ def build_loss(
         ConfigError: no terms, or unknown ones.
         RayfillError: pretrained weights that cannot be had.
     """
-    problems = [unknown_name("loss term", name, LOSSES) for name in terms if name not in LOSSES]
     if not terms:
-        problems.append(f"No loss terms; allowed: {', '.join(LOSSES)}. Name one.")
-    if problems:
-        raise ConfigError(problems)
+        raise ConfigError([f"No loss terms; allowed: {', '.join(LOSSES)}. Name one."])
     options = LossOptions(
         features=features, weights_path=weights_path, allow_download=allow_download
     )
-    return CompositeLoss({name: LOSSES[name].build(options) for name in terms}, weights=terms)
+    return CompositeLoss({name: loss_spec(name).build(options) for name in terms}, weights=terms)

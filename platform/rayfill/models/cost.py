@@ -20,6 +20,9 @@ class ModelCost:
     multiply_adds: int
     """Multiplications, each with its addition, of one image's prediction."""
 
+    stride: int
+    """Multiple that both sides of an image are padded to, in pixels."""
+
 
 def model_cost(name: str, /, *, size: tuple[int, int] = (256, 256), **config: object) -> ModelCost:
     """Return the cost of predicting one image, without allocating weights or computing anything.
@@ -45,4 +48,6 @@ def model_cost(name: str, /, *, size: tuple[int, int] = (256, 256), **config: ob
         with FlopCounterMode(display=False) as counter:
             model(image, hole_mask)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return ModelCost(parameters=parameters, multiply_adds=counter.get_total_flops() // 2)
+    return ModelCost(
+        parameters=parameters, multiply_adds=counter.get_total_flops() // 2, stride=model.stride
+    )

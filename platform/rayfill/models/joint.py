@@ -25,14 +25,14 @@ class JointConfig(CheckedOptions):
     """Which segmenter, which inpainter, and their options."""
 
     inpainter: str = "unet"
-    """Any other key of :data:`rayfill.models.MODELS`."""
+    """Any other key of :data:`rayfill.models.MODELS`, or a network from outside."""
 
     inpainter_options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the inpainter; an edgeconnect with as many labels as there are names completes
     label maps."""
 
     segmenter: str = "segmentation_unet"
-    """A key of :data:`rayfill.models.segmentation.SEGMENTERS`."""
+    """A key of :data:`rayfill.models.segmentation.SEGMENTERS`, or one from outside."""
 
     segmenter_options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the segmenter."""
@@ -40,32 +40,24 @@ class JointConfig(CheckedOptions):
     label_names: Sequence[str] = ("nothing", "person")
     """What label maps hold, the first "nothing"."""
 
-    @property
-    def stride(self) -> int:
-        """Multiple that both sides of an image are padded to, in pixels."""
-        from rayfill.models import model_config
-
-        return model_config(self.inpainter, **self.inpainter_options).stride
-
     def problems(self) -> Iterator[str]:
         """Yield one sentence for every value that cannot be used."""
         from rayfill.models import MODELS, model_config
         from rayfill.models.segmentation import segmenter_config
 
-        others = [name for name in MODELS if name != "joint"]
-        if self.inpainter not in others:
-            yield unknown_name("inpainter", self.inpainter, others)
-        else:
-            try:
-                options = model_config(self.inpainter, **self.inpainter_options)
-                labels = getattr(options, "labels", 0)
-                if labels not in (0, len(self.label_names)):
-                    yield (
-                        f"inpainter_options.labels is {labels}; allowed: 0, or "
-                        f"{len(self.label_names)}, one for each of label_names."
-                    )
-            except ConfigError as error:
-                yield from error.problems
+        try:
+            if self.inpainter == "joint":
+                others = [name for name in MODELS if name != "joint"]
+                raise ConfigError([unknown_name("inpainter", self.inpainter, others)])
+            options = model_config(self.inpainter, **self.inpainter_options)
+            labels = getattr(options, "labels", 0)
+            if labels not in (0, len(self.label_names)):
+                yield (
+                    f"inpainter_options.labels is {labels}; allowed: 0, or "
+                    f"{len(self.label_names)}, one for each of label_names."
+                )
+        except ConfigError as error:
+            yield from error.problems
         try:
             segmenter_config(self.segmenter, **self.segmenter_options)
         except ConfigError as error:
@@ -117,11 +109,11 @@ class JointModel(InpaintingModel):
         from rayfill.models.segmentation import segmenter_architecture
 
         self.config = config
-        self.stride = config.stride
         self.segmenter = segmenter_architecture(
             config.segmenter, labels=config.label_names, **config.segmenter_options
         )
         self.inpainter = build_model(config.inpainter, **config.inpainter_options)
+        self.stride = self.inpainter.stride
         self.needs_labels = bool(config.inpainter_options.get("labels", 0))
 
     def forward(self, image: Tensor, hole_mask: Tensor) -> Tensor:

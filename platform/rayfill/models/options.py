@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Literal, TypeVar
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 from rayfill.models.fill import FILLS
 from rayfill_data.errors import ConfigError, unknown_name
 
 OUTPUTS = ("direct", "residual")
-
-OptionsT = TypeVar("OptionsT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +24,6 @@ class CheckedOptions:
         problems = list(self.problems())
         if problems:
             raise ConfigError(problems)
-
-    @property
-    def stride(self) -> int:
-        """Multiple that both sides of an image are padded to, in pixels."""
-        raise NotImplementedError
 
     def problems(self) -> Iterator[str]:
         """Yield one sentence for every value that cannot be used."""
@@ -50,29 +43,16 @@ class ModelOptions(CheckedOptions):
     output: Literal["direct", "residual"] = "direct"
     """direct: the network makes the colours; residual: it corrects the filled input, from 0 on."""
 
+    @property
+    def stride(self) -> int:
+        """Multiple that both sides of an image are padded to, in pixels."""
+        raise NotImplementedError
+
     def problems(self) -> Iterator[str]:
         """Yield one sentence for every value that cannot be used."""
         yield from integer_problems("width", self.width, low=1, high=1024)
         yield from choice_problems("hole_fill", self.hole_fill, FILLS)
         yield from choice_problems("output", self.output, OUTPUTS)
-
-
-def typed_options(
-    config_type: type[OptionsT], options: Mapping[str, object], *, owner: str
-) -> OptionsT:
-    """Return ``options`` as ``config_type``, a dataclass, defaults filled in.
-
-    Raises:
-        ConfigError: options that ``owner`` does not have (all of them named), or values it refuses.
-    """
-    # Not every dataclass of options is declared as one to mypy, which knows no bound for them.
-    allowed = [field.name for field in fields(config_type)]  # type: ignore[arg-type]
-    unknown = [
-        unknown_name(f"option of {owner}", key, allowed) for key in options if key not in allowed
-    ]
-    if unknown:
-        raise ConfigError(unknown)
-    return config_type(**options)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 ``config.json`` says what kind of network, which one and how it was configured,
 ``model.safetensors`` holds its weights,
-``manifest.json`` the size and SHA-256 of both. Loading executes nothing that the folder contains.
+``manifest.json`` the size and SHA-256 of both. Loading executes nothing that the folder contains,
+and imports a network of one's own (``package.module:Name``) only where the operator allowed it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from torch import Tensor
 from rayfill.models import InpaintingModel, build_model
 from rayfill.models.segmentation import Segmenter, segmenter_architecture
 from rayfill.runs.folder import CONFIG_FILE, WEIGHTS_FILE
-from rayfill_data.errors import RayfillError
+from rayfill_data.errors import ConfigError, RayfillError
+from rayfill_data.extension import distrusting
 from rayfill_data.storage import MANIFEST, DamagedFolderError, read_folder, write_folder
 
 SCHEMA_VERSION = 1
@@ -121,7 +123,8 @@ def load_bundle(uri: str | os.PathLike[str]) -> LoadedBundle[InpaintingModel]:
     Raises:
         BundleError: anything missing, truncated, altered, of another schema, not safetensors, not
             finite, not of the architecture that the configuration names, or no inpainter.
-        ConfigError: a model or options that this version does not know.
+        ConfigError: a model or options that this version does not know, or a network from outside
+            whose module was not allowed (:func:`rayfill_data.extension.allow_modules`).
     """
     loaded: LoadedBundle[InpaintingModel] = _load(uri, kind="inpainter")
     return loaded
@@ -146,7 +149,11 @@ def _load(uri: str | os.PathLike[str], *, kind: str) -> LoadedBundle[Any]:
             f"{MANIFEST}, unaltered; fetch or save it again."
         ) from error
     name, config, extra = _read_config(config_text, kind=kind, where=where)
-    model = _skeleton(kind, name, config)
+    try:
+        with distrusting():
+            model = _skeleton(kind, name, config)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {problem}" for problem in error.problems) from error
     state = _read_weights(weights, where=where)
     _check_state(state, expected=model.state_dict(), where=where)
     model.load_state_dict(state, assign=True)

@@ -155,10 +155,10 @@ def leave_out_untrainable(trials: Sequence[RunConfig]) -> tuple[list[RunConfig],
 
 def why_untrainable(trial: RunConfig) -> str:
     """Return which weights a run's loss needs that cannot be had; empty where it needs none."""
-    from rayfill.losses import LOSSES, feature_weights_available, parse_loss
+    from rayfill.losses import ADVERSARIAL, feature_weights_available, loss_spec, parse_loss
 
     loss = trial.loss
-    terms = [LOSSES[term] for term in parse_loss(loss.terms) if term in LOSSES]
+    terms = [loss_spec(term) for term in parse_loss(loss.terms) if term not in ADVERSARIAL]
     if any(term.needs_features for term in terms):
         found = feature_weights_available(loss.features, weights_path=loss.weights_path)
         if not found.ok:

@@ -13,6 +13,7 @@ from typing import Any
 
 from rayfill.config.run import RunConfig
 from rayfill_data.errors import ConfigError
+from rayfill_data.extension import outside_packages
 
 #: Fresh large allocations cost a CPU worker more than the arithmetic; keeping freed memory is a
 #: free 5 to 10 percent of a training step.
@@ -58,14 +59,14 @@ def ray_cluster(*, dashboard: bool = False) -> Iterator[Capacity]:
         # The very code of this process, so that no node runs an older installed copy.
         runtime_env: Mapping[str, Any] = {
             "env_vars": _MALLOC,
-            "py_modules": [str(package) for package in _own_packages()],
+            "py_modules": [str(package) for package in (*_own_packages(), *outside_packages())],
         }
         ray.init(runtime_env=runtime_env, **options)
     else:
-        environment = {
-            **_MALLOC,
-            "PYTHONPATH": os.pathsep.join(str(p.parent) for p in _own_packages()),
-        }
+        needed = [str(place.parent) for place in (*_own_packages(), *outside_packages())]
+        inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        paths = [path for path in dict.fromkeys([*needed, *inherited]) if path]
+        environment = {**_MALLOC, "PYTHONPATH": os.pathsep.join(paths)}
         ray.init(
             "local",
             num_cpus=os.cpu_count(),

@@ -12,6 +12,7 @@ import tyro
 from rayfill.cli.console import make_console
 from rayfill.runs import places
 from rayfill_data.errors import ConfigError
+from rayfill_data.extension import allow_modules
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,11 +52,15 @@ class CompareArgs:
     """Where runs are kept; None as for training."""
     tracking_uri: str | None = None
     """MLflow store; None as for training."""
+    allow_modules: str = ""
+    """Modules, separated by commas, that a model's own network may be imported from; also the
+    environment variable RAYFILL_ALLOW_MODULES."""
 
 
 def main(args: Sequence[str]) -> int:
     """Run the command."""
     asked = tyro.cli(CompareArgs, args=list(args), prog="rayfill compare")
+    allow_modules(asked.allow_modules)
     _check(asked)
     from rayfill.evaluation.report.found import RunFinder
     from rayfill.evaluation.report.gather import gather

@@ -19,6 +19,7 @@ import tyro
 from rayfill.runs import places
 from rayfill.runs.references import Reference, locate, parse_reference
 from rayfill_data.errors import ImageError, RayfillError
+from rayfill_data.extension import allow_modules
 
 if TYPE_CHECKING:
     from rayfill.inference.inpainter import Inpainter
@@ -60,6 +61,9 @@ class EraseArgs:
     """Pixels inside the mask's edge over which the result fades in."""
     tracking_uri: str | None = None
     """MLflow store that the registry lies in; None as for training."""
+    allow_modules: str = ""
+    """Modules, separated by commas, that a model's own network may be imported from; also the
+    environment variable RAYFILL_ALLOW_MODULES."""
     overwrite: bool = False
     """Replace OUT if it exists."""
 
@@ -67,6 +71,7 @@ class EraseArgs:
 def main(args: Sequence[str]) -> int:
     """Run the command."""
     asked = tyro.cli(EraseArgs, args=list(args), prog="rayfill erase")
+    allow_modules(asked.allow_modules)
     if (asked.mask is None) == (not asked.click):
         raise RayfillError("Give either --mask or --click, and not both: one says what to remove.")
     _check_output(asked.out, overwrite=asked.overwrite)

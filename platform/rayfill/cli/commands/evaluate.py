@@ -13,6 +13,7 @@ import tyro
 from rayfill.cli.console import make_console
 from rayfill_data.contract import SPLITS
 from rayfill_data.errors import ConfigError, RayfillError, unknown_name
+from rayfill_data.extension import allow_modules
 
 if TYPE_CHECKING:
     from rayfill.metrics import FidMetric, LpipsMetric, ResidualObjectScore
@@ -73,6 +74,9 @@ class EvaluateArgs:
     all of a Ray cluster once the first parts say that more than a minute is left."""
     tracking_uri: str | None = None
     """MLflow store of registry and runs; None as for training."""
+    allow_modules: str = ""
+    """Modules, separated by commas, that a model's own network may be imported from; also the
+    environment variable RAYFILL_ALLOW_MODULES."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -95,6 +99,7 @@ class EvaluateArgs:
 def main(args: Sequence[str]) -> int:
     """Run the command."""
     asked = tyro.cli(EvaluateArgs, args=list(args), prog="rayfill evaluate")
+    allow_modules(asked.allow_modules)
     from rayfill.evaluation.evaluate import EvaluateOptions, evaluate_systems
     from rayfill.evaluation.systems import open_systems
     from rayfill_data.reader import PreparedDataset

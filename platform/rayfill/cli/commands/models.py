@@ -1,49 +1,94 @@
-"""``rayfill models``: the table of networks."""
+"""``rayfill models``: the table of networks; ``--check``: whether one keeps the contract."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tyro
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from rayfill.cli.console import make_console
+from rayfill_data.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelsArgs:
-    """List the networks that can be trained."""
+    """List the networks that can be trained, or check one of your own."""
 
+    modules: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Modules of yours, whose registered networks are listed too."""
     width: int = 64
     """Channels of the first level that everything is counted at."""
+    check: str | None = None
+    """Hold this network to what every model promises: `package.module:Name`, or one of the list."""
+    extra: Mapping[str, int | float | bool | str] = dataclasses.field(default_factory=dict)
+    """Options to check it with, as --model.extra of `rayfill train`."""
 
 
 def main(args: Sequence[str]) -> int:
-    """Run the command."""
+    """Run the command; 1 says that a check failed."""
     asked = tyro.cli(ModelsArgs, args=list(args), prog="rayfill models")
-    from rayfill.config.run import ModelConfig
-    from rayfill.models import MODELS, model_config
-    from rayfill.models.cost import model_cost
+    for module in asked.modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                [f"{module}: {error}. Install its package, or put its folder on PYTHONPATH."]
+            ) from error
+    if asked.check is not None:
+        return _check(asked.check, extra=asked.extra, console=make_console())
+    make_console().print(_listed(asked.width))
+    return 0
 
-    table = Table(title=f"Networks at width {asked.width}")
+
+def _listed(width: int) -> Table:
+    from rayfill.config.run import ModelConfig
+    from rayfill.models import MODELS, model_spec
+    from rayfill_data.extension import registered
+
+    table = Table(title=f"Networks at width {width}")
     numbers = ("parameters", "multiply-adds at 256x256", "stride")
     for column in ("name", *numbers, "paper", "what it is"):
         table.add_column(column, justify="right" if column in numbers else "left")
-    for name, spec in MODELS.items():
+    for name in MODELS:
         # A joint model is counted around the Attention U-Net, with the default segmenter.
-        whole = ModelConfig(
-            name=name, width=asked.width, depth=4, hole_fill="zero", output="direct"
-        ).options()
-        options = whole if name == "joint" else {"width": asked.width}
+        whole = ModelConfig(name=name, width=width, depth=4, hole_fill="zero", output="direct")
+        options = whole.options() if name == "joint" else {"width": width}
+        table.add_row(name, *_numbers(name, options), MODELS[name].paper, MODELS[name].summary)
+    for name, place in registered("model").items():
+        table.add_row(name, *_numbers(name, {}), place, model_spec(name).summary)
+    return table
+
+
+def _numbers(name: str, options: Mapping[str, Any]) -> tuple[str, str, str]:
+    from rayfill.models.cost import model_cost
+
+    try:
         cost = model_cost(name, **options)
-        table.add_row(
-            name,
-            f"{cost.parameters:,}",
-            f"{cost.multiply_adds / 1e9:.2f} G",
-            str(model_config(name, **options).stride),
-            spec.paper,
-            spec.summary,
-        )
-    make_console().print(table)
-    return 0
+    except ConfigError:  # an option of one's own network that has no default
+        return ("?", "?", "?")
+    return (f"{cost.parameters:,}", f"{cost.multiply_adds / 1e9:.2f} G", str(cost.stride))
+
+
+def _check(name: str, *, extra: Mapping[str, int | float | bool | str], console: Console) -> int:
+    from rayfill.config.run import ModelConfig
+    from rayfill.models import build_model
+    from rayfill.models.contract import broken
+
+    config = ModelConfig(name=name, extra=extra)
+    if problems := list(config.problems()):
+        raise ConfigError(problems)
+    options = config.options()
+    found = broken(lambda: build_model(config.name, **options))
+    table = Table(title=Text(f"{config.name} {options or ''}".strip()))
+    for column in ("what every model promises", "", "what is wrong"):
+        table.add_column(column)
+    for check, problem in found.items():
+        table.add_row(Text(check), "failed" if problem else "passed", Text(problem))
+    console.print(table)
+    return int(any(found.values()))

@@ -12,9 +12,9 @@ import tyro
 
 from rayfill_data.codec import encode_png
 from rayfill_data.contract import SPLITS, Manifest
-from rayfill_data.errors import ConfigError, unknown_name
+from rayfill_data.errors import ConfigError
 from rayfill_data.reader import PreparedDataset
-from rayfill_data.sources import SOURCES
+from rayfill_data.sources import SOURCES, find_source
 
 OptionsT = TypeVar("OptionsT")
 
@@ -51,11 +51,10 @@ def main(args: Sequence[str]) -> int:
         width = max(map(len, SOURCES))
         lines = "".join(f"  {name:<{width}}  {spec.summary}\n" for name, spec in SOURCES.items())
         sys.stdout.write(f"usage: rayfill prepare SOURCE --out URI [--help] ...\n\n{lines}")
+        sys.stdout.write("\nA source of your own is package.module:Name (docs/extending.md).\n")
         return 0
     name, *rest = args
-    if name not in SOURCES:
-        raise ConfigError([unknown_name("source", name, SOURCES)])
-    spec = SOURCES[name]
+    spec = find_source(name)
     kind: Any = PrepareArgs[spec.options_type]  # type: ignore[name-defined]
     about = f"{spec.summary}\n\n{spec.needs}" if spec.needs else spec.summary
     asked = tyro.cli(kind, args=rest, prog=f"rayfill prepare {name}", description=about)

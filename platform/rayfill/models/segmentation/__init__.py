@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TypeVar
 
-from rayfill.models.options import typed_options
+from rayfill.models.options import CheckedOptions
 from rayfill.models.segmentation.base import (
     IGNORED,
     NOTHING,
@@ -14,6 +13,7 @@ from rayfill.models.segmentation.base import (
     SegmenterOptions,
     SegmenterOutput,
     Segments,
+    outside_segmenter,
     soft_mask,
 )
 from rayfill.models.segmentation.panoptic_fpn import PanopticFPN, PanopticFPNConfig
@@ -24,7 +24,8 @@ from rayfill.models.segmentation.selection import (
     straight_through,
 )
 from rayfill.models.segmentation.unet import SegmentationUNet, SegmentationUNetConfig
-from rayfill_data.errors import ConfigError, unknown_name
+from rayfill.models.spec import NetworkSpec
+from rayfill_data.extension import look_up, register
 
 __all__ = [
     "IGNORED",
@@ -37,46 +38,27 @@ __all__ = [
     "Segmenter",
     "SegmenterOptions",
     "SegmenterOutput",
-    "SegmenterSpec",
     "Segments",
     "SelectedMask",
     "build_segmenter",
+    "register_segmenter",
     "segmenter_architecture",
     "segmenter_config",
+    "segmenter_spec",
     "select_by_clicks",
     "select_by_overlap",
     "soft_mask",
     "straight_through",
 ]
 
-OptionsT = TypeVar("OptionsT", bound=SegmenterOptions)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmenterSpec(Generic[OptionsT]):
-    """Facts about a segmenter that are known before it is built."""
-
-    build: Callable[..., Segmenter]
-    """Makes the network from its typed configuration and, by keyword, its ``labels``."""
-
-    config_type: type[OptionsT]
-    """The frozen dataclass of its options."""
-
-    paper: str
-    """Where the architecture comes from."""
-
-    summary: str
-    """One line for a list of segmenters."""
-
-
-SEGMENTERS: dict[str, SegmenterSpec[Any]] = {
-    "segmentation_unet": SegmenterSpec(
+SEGMENTERS: dict[str, NetworkSpec[Segmenter]] = {
+    "segmentation_unet": NetworkSpec(
         build=SegmentationUNet,
         config_type=SegmentationUNetConfig,
         paper="Ronneberger et al. 2015, arXiv:1505.04597",
         summary="small U-Net, trained from nothing on a CPU",
     ),
-    "panoptic_fpn": SegmenterSpec(
+    "panoptic_fpn": NetworkSpec(
         build=PanopticFPN,
         config_type=PanopticFPNConfig,
         paper="Kirillov et al. 2019, arXiv:1901.02446",
@@ -85,16 +67,38 @@ SEGMENTERS: dict[str, SegmenterSpec[Any]] = {
 }
 
 
-def segmenter_config(name: str, /, **options: object) -> SegmenterOptions:
+SegmenterClassT = TypeVar("SegmenterClassT", bound=type[Segmenter])
+
+
+def register_segmenter(name: str, /) -> Callable[[SegmenterClassT], SegmenterClassT]:
+    """Return a decorator that registers a :class:`Segmenter` of one's own under a short name.
+
+    Raises:
+        ConfigError: a name or a class that cannot be used.
+    """
+    return register("segmenter", name, built_in=SEGMENTERS, outside=outside_segmenter)
+
+
+def segmenter_spec(name: str, /) -> NetworkSpec[Segmenter]:
+    """Return what is known of a segmenter.
+
+    Args:
+        name: a key of :data:`SEGMENTERS`, a registered name, or ``package.module:Name``.
+
+    Raises:
+        ConfigError: unknown segmenter, or one that cannot be imported.
+    """
+    return look_up("segmenter", name, SEGMENTERS, outside=outside_segmenter)
+
+
+def segmenter_config(name: str, /, **options: object) -> CheckedOptions:
     """Return the checked configuration of the segmenter called ``name``, defaults filled in.
 
     Raises:
-        ConfigError: unknown segmenter, unknown options (all of them named), or values not allowed.
+        ConfigError: as :func:`segmenter_spec`, unknown options (all of them named), or values not
+            allowed.
     """
-    if name not in SEGMENTERS:
-        raise ConfigError([unknown_name("segmenter", name, SEGMENTERS)])
-    config: SegmenterOptions = typed_options(SEGMENTERS[name].config_type, options, owner=name)
-    return config
+    return segmenter_spec(name).config(name, options)
 
 
 def segmenter_architecture(
@@ -104,15 +108,15 @@ def segmenter_architecture(
 
     What a checkpoint or a bundle is loaded into; arguments and errors as :func:`build_segmenter`.
     """
-    config = segmenter_config(name, **options)
-    return SEGMENTERS[name].build(config, labels=labels)
+    spec = segmenter_spec(name)
+    return spec.build(spec.config(name, options), labels=labels)
 
 
 def build_segmenter(name: str, /, *, labels: Sequence[str], **options: object) -> Segmenter:
     """Return the segmenter called ``name`` with the weights that its options name.
 
     Args:
-        name: a key of :data:`SEGMENTERS`.
+        name: as for :func:`segmenter_spec`.
         labels: label names by index, the first "nothing".
         **options: options of its ``config_type``; those not given take their defaults.
 

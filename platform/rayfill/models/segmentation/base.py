@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rayfill.models.options import CheckedOptions, integer_problems
+from rayfill.models.outside import OutsideOptions, first_line, options_type
+from rayfill.models.spec import NetworkSpec
 from rayfill_data.errors import ConfigError, RayfillError, unknown_name
 
 #: Label value that no loss and no metric counts.
@@ -124,6 +127,24 @@ class Segmenter(nn.Module):
         if label not in categories:
             raise ConfigError([unknown_name("label", label, categories)])
         return self.labels.index(label)
+
+
+def outside_segmenter(network: Any, name: str) -> NetworkSpec[Segmenter]:
+    """Return the entry of a segmenter from outside: it takes ``labels`` and its options by keyword.
+
+    Raises:
+        ConfigError: no :class:`Segmenter`.
+    """
+    if not (isinstance(network, type) and issubclass(network, Segmenter)):
+        raise ConfigError(
+            [f"{name} is no segmenter: make it a subclass of rayfill.segmentation.Segmenter."]
+        )
+
+    def build(config: OutsideOptions, *, labels: Sequence[str]) -> Segmenter:
+        return network(labels=labels, **config.values())
+
+    config_type = options_type(network, without=("labels",))
+    return NetworkSpec(build=build, config_type=config_type, summary=first_line(network))
 
 
 def soft_mask(logits: Tensor, *, label: int) -> Tensor:
