@@ -24,11 +24,14 @@ from rayfill.sweeps.plan import (
 )
 from rayfill.sweeps.population import Population, first_generation, population_problems
 from rayfill.sweeps.search import Told
+from rayfill.sweeps.searcher import SearcherTrials
 from rayfill.sweeps.space import RANGES, Point, Space, describe_space, find_point
 from rayfill.sweeps.trials import OptunaTrials, PlannedTrials, told_of
 from rayfill_data.errors import ConfigError, RayfillError
 
 if TYPE_CHECKING:
+    from ray.tune.search import Searcher
+
     from rayfill.sweeps.options import SweepOptions
 
 #: Above so many combinations of a space, values are checked one axis at a time.
@@ -59,8 +62,16 @@ class Draft:
         )
 
 
-def draft_search(base: RunConfig, space: Space, *, options: SweepOptions) -> Draft:
+def draft_search(
+    base: RunConfig, space: Space, *, options: SweepOptions, searcher: Searcher | None = None
+) -> Draft:
     """Return what a search of a space starts with.
+
+    Args:
+        base: What all runs share.
+        space: What is varied.
+        options: How to search.
+        searcher: One of Ray Tune's, which stands in for Optuna.
 
     Raises:
         ConfigError: every value that cannot be used.
@@ -80,6 +91,8 @@ def draft_search(base: RunConfig, space: Space, *, options: SweepOptions) -> Dra
     examples = plan_trials(base, space, points=points)
     if kind == "optuna":
         search["base"] = comparable(base)
+        if searcher is not None:
+            search["searcher"] = type(searcher).__name__
         return Draft(trials=[], examples=examples, space=space, search=search, notes=notes)
     if kind == "random":
         return Draft(trials=examples, examples=examples, space=space, search=search, notes=notes)
@@ -106,7 +119,13 @@ def draft_runs(runs: Sequence[RunConfig]) -> Draft:
 
 
 def make_source(
-    plan: Plan, draft: Draft, *, base: RunConfig, options: SweepOptions, say: Callable[[str], None]
+    plan: Plan,
+    draft: Draft,
+    *,
+    base: RunConfig,
+    options: SweepOptions,
+    say: Callable[[str], None],
+    searcher: Searcher | None = None,
 ) -> PlannedTrials:
     """Return where the trials of a sweep come from.
 
@@ -115,7 +134,8 @@ def make_source(
         draft: What it was made from.
         base: What all trials share, placed on the cluster.
         options: How to search.
-        say: Told what a population does.
+        say: Told what a population does, and what a searcher cannot do.
+        searcher: As for :func:`draft_search`.
     """
     if draft.search["kind"] == "pbt":
         return Population(
@@ -127,6 +147,10 @@ def make_source(
         )
     if draft.search["kind"] == "optuna":
         count = options.trials or 0
+        if searcher is not None:
+            return SearcherTrials(
+                plan, base=base, space=draft.space, count=count, searcher=searcher, say=say
+            )
         return OptunaTrials(plan, base=base, space=draft.space, count=count)
     return PlannedTrials(plan)
 

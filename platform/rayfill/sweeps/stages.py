@@ -85,6 +85,7 @@ class SweepRun:
             return run_trials(
                 self.source,
                 options=self.sweep.options,
+                scheduler=self.sweep.scheduler,
                 budget=self.budget,
                 capacity=self.capacity,
                 parent=self._parent_reference(),

@@ -44,11 +44,15 @@ from rayfill.sweeps.results import Others, SweepResults, measure_others
 from rayfill.sweeps.space import Space, Variant, describe_space, varied_keys
 from rayfill.sweeps.stages import SweepRun
 from rayfill.sweeps.starts import find_starts, with_start
+from rayfill.sweeps.tune import scheduler_problems
 from rayfill.training.cluster import place, ray_cluster
 from rayfill_data.errors import ConfigError
 from rayfill_data.reader import PreparedDataset
 
 if TYPE_CHECKING:
+    from ray.tune.schedulers import TrialScheduler
+    from ray.tune.search import Searcher
+
     from rayfill.runs.registry import RegisteredModel
     from rayfill.runs.tracking import Tracker
 
@@ -104,7 +108,27 @@ class Sweep:
     """Metrics to show instead of the usual ones."""
     notes: Sequence[str] = ()
     """What a reader of the table must know, a sentence each."""
+    scheduler: TrialScheduler | None = None
+    """A scheduler of Ray Tune's, without metric and mode, in place of the one that options name: it
+    stops trials early."""
+    searcher: Searcher | None = None
+    """A searcher of Ray Tune's in place of `options.search`: it suggests `options.trials` points of
+    the space, one value for each of its keys (of a variant, its name)."""
     resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.searcher is not None:  # one point at a time, as Optuna is asked
+            options = dataclasses.replace(self.options, search="optuna")
+            object.__setattr__(self, "options", options)
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for every part that cannot be used."""
+        yield from self.options.problems()
+        yield from self.winner.problems()
+        if self.searcher is not None and self.runs:
+            yield "Sweep.searcher chooses runs, and Sweep.runs gives them: leave one out."
+        if self.scheduler is not None:
+            yield from scheduler_problems(self.scheduler, options=self.options)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,6 +182,7 @@ def run_sweep(sweep: Sweep, *, console: Console) -> SweepResult:
             draft,
             base=base,
             options=sweep.options,
+            searcher=sweep.searcher,
             say=functools.partial(_print, console=console),
         )
         with _parent_run(plan.name, sweep=sweep, base=source.sample, dataset=dataset) as parent:
@@ -215,7 +240,7 @@ def _phases(sweep: Sweep, base: RunConfig) -> list[RunConfig]:
 
 def _draft(sweep: Sweep, base: RunConfig) -> Draft:
     """Return what is planned, or raise every problem of every part at once."""
-    problems = [*sweep.options.problems(), *sweep.winner.problems(), *base.problems()]
+    problems = [*sweep.problems(), *base.problems()]
     draft = None
     try:
         _phases(sweep, base)
@@ -223,7 +248,7 @@ def _draft(sweep: Sweep, base: RunConfig) -> Draft:
             differing = differing_keys(sweep.runs)
             draft = draft_runs([comparing(resolve_paths(run), differing) for run in sweep.runs])
         else:
-            draft = draft_search(base, sweep.space, options=sweep.options)
+            draft = draft_search(base, sweep.space, options=sweep.options, searcher=sweep.searcher)
     except ConfigError as error:
         problems += error.problems
     if problems or draft is None:

@@ -107,15 +107,20 @@ class OptunaTrials(PlannedTrials):
         if not self.missing():
             return False
         number = len(self.plan.trials)
-        point = next_by_optuna(
-            self._space, told=self._told(live), seed=self._base.train.seed, number=number
-        )
+        point = self._next_point(number, live=live)
         if point is None:
-            self._used_up = True
             return False
         trial = make_trial(self._base, self._space, point=point, prefix=f"{number + 1:02d}")
         self.plan.add([check(trial)], points=[point])
         return True
+
+    def _next_point(self, number: int, *, live: Collection[str]) -> Point | None:
+        """Return where to look next, or None where there is nothing, now or ever."""
+        point = next_by_optuna(
+            self._space, told=self._told(live), seed=self._base.train.seed, number=number
+        )
+        self._used_up = point is None
+        return point
 
     def _told(self, live: Collection[str]) -> list[Told]:
         own = [

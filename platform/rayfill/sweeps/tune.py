@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rayfill.config.run import RunConfig
@@ -18,6 +18,7 @@ from rayfill.training.launch import train_here, train_on_ray
 
 if TYPE_CHECKING:
     from ray.tune import Callback
+    from ray.tune.schedulers import TrialScheduler
 
     from rayfill.sweeps.progress import SweepProgress
     from rayfill.training.cluster import Capacity
@@ -42,6 +43,7 @@ def run_trials(
     capacity: Capacity,
     parent: str,
     progress: SweepProgress,
+    scheduler: TrialScheduler | None = None,
     prepare: Callable[[RunConfig], RunConfig] = lambda trial: trial,
 ) -> dict[str, Outcome]:
     """Run every trial that has not ended yet and return how each ended, by name.
@@ -56,6 +58,7 @@ def run_trials(
         capacity: Of the cluster.
         parent: MLflow run (or its journal) that the trials' runs belong to.
         progress: Shows how far the trials are.
+        scheduler: One of Tune's in place of the one that ``options`` name.
         prepare: Changes a planned run before it is trained.
     """
     from ray import tune
@@ -80,7 +83,7 @@ def run_trials(
             mode="max",
             search_alg=make_searcher(handout),
             num_samples=-1,
-            scheduler=_scheduler(options, longest=source.longest),
+            scheduler=scheduler or _scheduler(options, longest=source.longest),
             reuse_actors=True,
             trial_name_creator=lambda trial: str(trial.config["trial"]),
             trial_dirname_creator=lambda trial: str(trial.config["trial"]),
@@ -163,6 +166,21 @@ def _make_trainable(*, capacity: Capacity, metric: str) -> Callable[[dict[str, A
             train_here(job, report=report)
 
     return trial
+
+
+def scheduler_problems(scheduler: TrialScheduler, *, options: SweepOptions) -> Iterator[str]:
+    """Yield what keeps a scheduler of one's own from being used."""
+    from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
+
+    if not isinstance(scheduler, TrialScheduler):
+        yield f"Sweep.scheduler is {scheduler!r}: give an object of Ray Tune's TrialScheduler."
+    elif isinstance(scheduler, PopulationBasedTraining) or options.scheduler == "pbt":
+        yield "Sweep.scheduler cannot be or go with a population: give options.scheduler 'pbt'."
+    elif getattr(scheduler, "_metric", None):
+        yield (
+            "Sweep.scheduler has a metric of its own, or was used before: make a fresh one without "
+            "metric and mode; trials are compared by eval.select_metric."
+        )
 
 
 def _scheduler(options: SweepOptions, *, longest: int) -> Any:
