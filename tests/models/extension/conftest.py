@@ -12,7 +12,7 @@ import pytest
 
 from rayfill_data import extension
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 #: Leaves a file for every process that imports it.
 MARK = """
