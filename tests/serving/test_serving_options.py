@@ -12,6 +12,14 @@ from rayfill_serving.options import ServingOptions, parse_options
 from rayfill_serving.run import check_room, serve_forever
 
 
+def test_modules_that_replicas_may_import_come_with_the_options(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAYFILL_ALLOW_MODULES", "mypkg")
+    assert ServingOptions().resolved().allow_modules == "mypkg"
+    assert ServingOptions(allow_modules="nets,more").resolved().allow_modules == "nets,more"
+
+
 def test_arguments_become_options() -> None:
     options = parse_options({"models": "a, b,a", "replicas": "2", "timeout_s": "1.5"})
     assert options.model_names == ("a", "b")

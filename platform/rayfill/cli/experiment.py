@@ -140,8 +140,8 @@ def _check(config: RunConfig, *, default: RunConfig, scale: Scale, name: str) ->
         varied |= {key for value in values if isinstance(value, Variant) for key in value.changes}
     problems = [
         f"{key} is {now[key]!r}, but this experiment varies it at scale {name}. Leave the flag out."
-        for key in sorted(varied)
-        if now[key] != before[key]
+        for key in sorted(varied & now.keys())
+        if now[key] != before.get(key)
     ]
     if scale.data and config.data.uri == BUNDLED_DATA:
         problems.append(

@@ -76,7 +76,7 @@ class RunConfig:
         yield from self._stage_problems()
         known = flatten(to_dict(self))
         for key in self.tracking.params:
-            if key not in known:
+            if key not in known and not key.startswith("model.extra."):
                 yield "tracking.params: " + unknown_name("key", key, known)
         if self.train.batch_size % self.scaling.num_workers:
             yield (

@@ -51,10 +51,11 @@ def compared_params(config: RunConfig, *, without: Sequence[str] = ()) -> dict[s
     changed = [
         key
         for key in values
-        if key.startswith(_COMPARED) and key not in _NOT_COMPARED and values[key] != usual[key]
+        if key.startswith(_COMPARED) and key not in _NOT_COMPARED and values[key] != usual.get(key)
     ]
     shown = dict.fromkeys([*config.tracking.params, *_ALWAYS, *changed])
-    return {key: values[key] for key in shown if key not in without}
+    # Not every run has the options of a network of one's own.
+    return {key: values[key] for key in shown if key in values and key not in without}
 
 
 def comparing(config: RunConfig, keys: Sequence[str]) -> RunConfig:
@@ -68,8 +69,8 @@ def differing_keys(runs: Sequence[RunConfig]) -> list[str]:
     flat = [flatten(to_dict(run)) for run in runs]
     return [
         key
-        for key in flat[0]
-        if key.startswith(_COMPARED) and any(one[key] != flat[0][key] for one in flat)
+        for key in dict.fromkeys(key for one in flat for key in one)
+        if key.startswith(_COMPARED) and any(one.get(key) != flat[0].get(key) for one in flat)
     ]
 
 

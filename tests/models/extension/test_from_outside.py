@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +26,7 @@ def done(run: subprocess.CompletedProcess[str]) -> str:
     return run.stdout
 
 
-def test_check_and_list(python: Python, package: Path) -> None:
+def test_check(python: Python, package: Path) -> None:
     said = done(python("models", "--check", "mypkg.nets:TwoScales", "--extra", "channels", "3"))
     assert "mypkg.nets:TwoScales {'channels': 3}" in said
     assert said.count("passed") == 9
@@ -37,11 +36,6 @@ def test_check_and_list(python: Python, package: Path) -> None:
     assert run.returncode == 1
     rows = [line for line in run.stdout.splitlines() if "failed" in line]
     assert any("any size in" in row and "Sizes of tensors must match" in row for row in rows)
-    listed = done(python("models", "mypkg.named"))
-    assert re.search(r"three_scales │ +\d+ │ +0\.\d\d G │ +2 │ mypkg\.named:", listed)
-    run = python("models", "--check", "mypkg.nets:TwoScale")
-    assert (run.returncode, run.stdout) == (2, "")
-    assert "Did you mean 'TwoScales'?" in run.stderr
 
 
 def test_prepare_train_and_erase(
@@ -84,9 +78,6 @@ def test_prepare_train_and_erase(
     assert marks() == before
     done(python(*erase, "--model", str(bundle), "--allow-modules", "mypkg"))
     assert cv2.imread(str(tmp_path / "out.png")).shape == (40, 51, 3)
-    allowed = {"RAYFILL_ALLOW_MODULES": "mypkg"}
-    table = done(python("evaluate", "--data", str(data), "--model", str(bundle.parent), **allowed))
-    assert "hole_psnr" in table or "PSNR" in table
 
 
 @pytest.mark.slow
@@ -95,7 +86,9 @@ def test_train_by_the_place_of_definition(python: Python, tmp_path: Path) -> Non
     done(python("prepare", "mypkg.data:Gradients", "--count", "16", "--out", str(data)))
     name = ("--model.name", "mypkg.nets:TwoScales", "--train.batch-size", "4")
     said = done(python("train", "--data.uri", str(data), *name, *TINY))
-    assert "Best epoch 1" in said
+    bundle = said.rpartition("Model bundle: ")[2].strip()
+    allowed = {"RAYFILL_ALLOW_MODULES": "mypkg"}
+    done(python("evaluate", "--data", str(data), "--model", bundle, "--model", "telea", **allowed))
     wrong = python("train", "--data.uri", str(data), *name, *TINY, "--model.extra", "chanels", "3")
     assert wrong.returncode == 2
     assert "Did you mean 'channels'?" in wrong.stderr

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from rayfill.cli.commands.models import main as models_command
 from rayfill.config.run import (
     LossConfig,
     ModelConfig,
     RunConfig,
     check,
+    flatten,
     from_dict,
     replace,
     to_dict,
@@ -23,6 +25,9 @@ from rayfill.losses import build_loss, parse_loss
 from rayfill.models import build_model, model_config
 from rayfill.models.contract import broken
 from rayfill.models.cost import model_cost
+from rayfill.runs.run_page import compared_params, comparing, differing_keys, varied_keys
+from rayfill.sweeps.plan import plan_trials
+from rayfill.sweeps.space import find_point
 from rayfill_data.errors import ConfigError, RayfillError
 from rayfill_data.extension import outside_packages
 from rayfill_data.sources import find_source
@@ -177,6 +182,16 @@ def test_a_run_gives_the_options_that_are_asked_for(mypkg: Any) -> None:
     assert check(RunConfig(model=ModelConfig(name="unet", extra={"odd_sizes": "pad_inside"})))
 
 
+def test_a_sweep_varies_options_of_ones_own(mypkg: Any) -> None:
+    space = {"model.extra.channels": (3, 4)}
+    base = comparing(RunConfig(model=ModelConfig(name=NET)), varied_keys(space))
+    trials = plan_trials(check(base), space)
+    assert [compared_params(trial)["model.extra.channels"] for trial in trials] == [3, 4]
+    assert "model.extra.channels" not in compared_params(base)
+    assert differing_keys([base, *trials]) == ["model.extra.channels"]
+    assert find_point(space, flatten(to_dict(trials[1]))) == {"model.extra.channels": 1}
+
+
 def test_a_joint_model_of_two_networks_from_outside(mine: Any) -> None:
     mine(
         "@register_segmenter('halves')\n"
@@ -210,6 +225,22 @@ def test_a_registered_name_becomes_the_place_of_its_definition(mypkg: Any) -> No
     assert replace(RunConfig(), {"model.name": "three_scales"}).model == config.model
     assert build_model("three_scales").stride == 2
     assert [path.name for path in outside_packages()] == ["mypkg"]
+
+
+def test_models_lists_what_a_module_registers(
+    mypkg: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert models_command(["mypkg.named"]) == 0
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if "three_scales" in line)
+    cells = [cell.strip() for cell in row.split("│")[1:-1]]
+    count = sum(parameter.numel() for parameter in build_model(NET).parameters())
+    assert cells[:2] == ["three_scales", f"{count:,}"]
+    assert cells[3:] == ["2", "mypkg.named:ThreeScales", "Two scales under a short name."]
+    with pytest.raises(ConfigError, match="Did you mean 'TwoScales'"):
+        models_command(["--check", "mypkg.nets:TwoScale"])
+    with pytest.raises(ConfigError, match="nowhere: No module named 'nowhere'. Install"):
+        models_command(["nowhere"])
 
 
 def test_registering_twice_or_where_workers_cannot_look_is_refused(mine: Any) -> None:
