@@ -8,6 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from rayfill.models import build_model
+from rayfill_data.errors import RayfillError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ def model_cost(name: str, /, *, size: tuple[int, int] = (256, 256), **config: ob
 
     Raises:
         ConfigError: as :func:`rayfill.models.build_model`.
+        RayfillError: a network from outside that reads values.
 
     >>> model_cost("unet", mask_channel=False).parameters
     31037763
@@ -45,8 +47,14 @@ def model_cost(name: str, /, *, size: tuple[int, int] = (256, 256), **config: ob
     with torch.device("meta"), torch.no_grad():
         model = build_model(name, **config).eval()
         image, hole_mask = torch.empty(1, 3, *size), torch.empty(1, 1, *size)
-        with FlopCounterMode(display=False) as counter:
-            model(image, hole_mask)
+        try:
+            with FlopCounterMode(display=False) as counter:
+                model(image, hole_mask)
+        except (NotImplementedError, RuntimeError) as error:
+            raise RayfillError(
+                f"{name} cannot be counted, which needs a forward that no value decides: "
+                f"{str(error).partition(chr(10))[0]} (`rayfill models --check` says more)."
+            ) from error
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return ModelCost(
         parameters=parameters, multiply_adds=counter.get_total_flops() // 2, stride=model.stride

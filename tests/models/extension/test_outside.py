@@ -118,6 +118,15 @@ def test_what_breaks_the_contract_is_found(
     assert said in problem
 
 
+def test_a_forward_that_reads_values_is_said_not_to_be_counted(mine: Any) -> None:
+    mine(
+        "class Net(nn.Module):\n"
+        "    def forward(self, image, hole_mask): return image * hole_mask.mean().item()\n"
+    )
+    with pytest.raises(RayfillError, match="mine:Net cannot be counted, which needs a forward"):
+        model_cost("mine:Net")
+
+
 def test_the_hole_of_a_plain_module_is_blank(mine: Any) -> None:
     mine("class Net(nn.Module):\n    def forward(self, image, hole_mask): return image\n")
     image, hole_mask = torch.full((1, 3, 5, 7), float("nan")), torch.ones(1, 1, 5, 7)

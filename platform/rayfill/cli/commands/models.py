@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rayfill.cli.console import make_console
-from rayfill_data.errors import ConfigError
+from rayfill_data.errors import ConfigError, RayfillError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def _numbers(name: str, options: Mapping[str, Any]) -> tuple[str, str, str]:
 
     try:
         cost = model_cost(name, **options)
-    except ConfigError:  # an option of one's own network that has no default
+    except RayfillError:  # one's own: an option without a default, or a forward that reads values
         return ("?", "?", "?")
     return (f"{cost.parameters:,}", f"{cost.multiply_adds / 1e9:.2f} G", str(cost.stride))
 
