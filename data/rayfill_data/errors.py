@@ -10,16 +10,21 @@ import difflib
 import functools
 from collections.abc import Iterable
 
+from rayfill_data.redaction import redact_uri
+
 
 class RayfillError(Exception):
-    """Something the user can put right; the message says how."""
+    """Something the user can put right; the message says how, and holds no credentials."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact_uri(message))
 
 
 class ConfigError(RayfillError):
     """A configuration key or value that cannot be used; carries every problem found."""
 
     def __init__(self, problems: Iterable[str]) -> None:
-        self.problems = tuple(problems)
+        self.problems = tuple(map(redact_uri, problems))
         super().__init__("\n".join(self.problems))
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[str, ...]]]:

@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from rayfill_data.extension import full_name
 from rayfill_data.masks import hole_ratio
 from rayfill_data.progress import ProgressCallback, show_progress
 from rayfill_data.reader import read_manifest
+from rayfill_data.redaction import redact_uri
 from rayfill_data.sources import SourceSpec, find_source
 from rayfill_data.sources.spec import Plan, Task
 from rayfill_data.writer import DatasetWriter, check_replaceable, open_writer
@@ -106,7 +107,7 @@ def _same(found: Manifest, identity: dict[str, Any], spec: SourceSpec) -> bool:
         for field in fields(spec.options_type)
         if field.default is not MISSING
     }
-    options = _plain(defaults) | dict(found.options)
+    options = _plain(defaults) | _plain(found.options)
     return options == identity["options"] and all(
         getattr(found, key) == value for key, value in identity.items() if key != "options"
     )
@@ -277,9 +278,9 @@ def _reporting(
     return nullcontext(progress) if progress else show_progress(f"prepare {source_name}")
 
 
-def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options as JSON would give them back, so that they compare with a manifest's."""
-    plain: dict[str, Any] = json.loads(json.dumps(options))
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as a manifest has them: from JSON, and without credentials."""
+    plain: dict[str, Any] = json.loads(redact_uri(json.dumps(options)))
     return plain
 
 

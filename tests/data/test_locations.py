@@ -37,8 +37,17 @@ class Store:
         for file in sorted(folder.rglob("*")):
             if file.is_file():
                 name = file.relative_to(folder).as_posix()
-                with system.open_output_stream(f"{root}/{name}") as stream:
-                    stream.write(file.read_bytes())
+                self.write(f"{path}/{name}", file.read_bytes())
+
+    def read(self, path: str) -> bytes:
+        system, root = fs.FileSystem.from_uri(self.uri(path))
+        with system.open_input_stream(root) as stream:
+            return bytes(stream.read())
+
+    def write(self, path: str, content: bytes) -> None:
+        system, root = fs.FileSystem.from_uri(self.uri(path))
+        with system.open_output_stream(root) as stream:
+            stream.write(content)
 
     def delete(self, path: str) -> None:
         system, root = fs.FileSystem.from_uri(self.uri(path))
@@ -96,6 +105,13 @@ def test_a_folder_is_prepared_from_bucket_to_bucket(
         np.testing.assert_array_equal(found.image, wanted.image)
         np.testing.assert_array_equal(found.hole_mask, wanted.hole_mask)
     assert prepare("folder", out=there, options=remote, progress=quiet) == manifest
+    written = store.read("prepared/manifest.json")
+    assert b"s3://bucket/photos?" in written
+    assert b"secret" not in written
+    # One of before keys were left out of manifests is the same dataset.
+    store.write("prepared/manifest.json", written.replace(b"s3://", b"s3://key:secret@"))
+    again = prepare("folder", out=there, options=remote, progress=quiet)
+    assert again.content_hash == manifest.content_hash
     with pytest.raises(DatasetError, match="--overwrite"):
         prepare("folder", out=there, options=remote, seed=1, progress=quiet)
     other = prepare("folder", out=there, options=remote, seed=1, overwrite=True, progress=quiet)

@@ -14,6 +14,7 @@ from rayfill_data.codec import encode_png
 from rayfill_data.contract import SPLITS, Manifest
 from rayfill_data.errors import ConfigError
 from rayfill_data.reader import PreparedDataset
+from rayfill_data.redaction import redact_uri
 from rayfill_data.sources import SOURCES, find_source
 
 OptionsT = TypeVar("OptionsT")
@@ -85,4 +86,4 @@ def _describe(manifest: Manifest, *, out: str) -> str:
     )
     rejected = f"; {manifest.rejected} files rejected, see rejected.jsonl" * bool(manifest.rejected)
     size = f"{manifest.height}x{manifest.width}" if manifest.height else "several sizes"
-    return f"{out}: {counts}, {size}{rejected}. Content {manifest.content_hash[:12]}.\n"
+    return f"{redact_uri(out)}: {counts}, {size}{rejected}. Content {manifest.content_hash[:12]}.\n"
