@@ -19,9 +19,9 @@ from harness import Case, Theme
 from skimage import data
 
 from rayfill.config.run import ModelConfig
-from rayfill.mlflow_store import open_store
 from rayfill.models import build_model
 from rayfill.runs.bundle import save_bundle
+from rayfill.runs.mlflow_store import open_store
 from rayfill.runs.registry import promote, register_bundle
 from rayfill.training.cluster import ray_cluster
 from rayfill_data.codec import decode_png, encode_png

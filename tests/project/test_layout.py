@@ -63,16 +63,16 @@ def modules() -> Iterator[tuple[str, Path]]:
             yield ".".join(parts).removesuffix(".__init__"), file
 
 
-def imported(file: Path) -> set[str]:
-    """Return the top-level packages that a file imports, anywhere in it."""
+def imported(file: Path, *, whole: bool = False) -> set[str]:
+    """Return the top-level packages that a file imports, anywhere in it; or its whole modules."""
     names = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: a relative import"
-            names.add((node.module or "").partition(".")[0])
-    return names
+            names.add(node.module or "")
+    return names if whole else {name.partition(".")[0] for name in names}
 
 
 @pytest.mark.parametrize(("root", "package"), ROOTS.items())
@@ -115,6 +115,36 @@ def test_the_packages_name_nothing_that_uses_them() -> None:
     ]
     # The command line's table of commands is the one exception, and it is one of strings.
     assert naming == ["rayfill.cli.main"]
+
+
+#: Who else may import something of MLflow's, and why.
+OF_MLFLOW = {
+    # The directory that a registered model is; writing it asks no store.
+    ("rayfill.runs.registry", "mlflow.models"),
+    ("rayfill.runs.registry", "mlflow.pyfunc"),
+    ("rayfill.runs.registry", "mlflow.types"),
+    # Plain values that a client takes.
+    ("rayfill.runs.store", "mlflow.entities"),
+    ("rayfill.runs.tracking", "mlflow.entities"),
+}
+
+
+def test_one_module_asks_mlflow() -> None:
+    found = {
+        (name, module)
+        for name, file in modules()
+        for module in imported(file, whole=True)
+        if module.partition(".")[0] == "mlflow"
+    }
+    client = {module for name, module in found if name == "rayfill.runs.mlflow_store"}
+    assert {"mlflow.tracking", "mlflow.exceptions", "mlflow.artifacts"} <= client
+    assert {each for each in found if each[0] != "rayfill.runs.mlflow_store"} == OF_MLFLOW
+    for name, file in modules():
+        text = file.read_text(encoding="utf-8")
+        assert name == "rayfill.runs.mlflow_store" or "MLFLOW_HTTP" not in text, name
+        assert name in ("rayfill.runs.mlflow_store", "rayfill.runs.places") or (
+            "sqlite:///" not in text
+        ), name
 
 
 def test_importing_any_module_has_no_effect(tmp_path: Path) -> None:
@@ -209,7 +239,7 @@ def test_the_wheel_holds_three_packages_and_the_page(tmp_path: Path) -> None:
     static = ROOT / "serving" / "rayfill_serving" / "static"
     expected = {f"rayfill_serving/static/{file.name}" for file in static.iterdir()}
     assert "rayfill_serving/static/index.html" in expected <= set(names)
-    assert {"rayfill/evaluation/report/page.html.j2", "rayfill/mlflow_schema.sql"} <= set(names)
+    assert {"rayfill/evaluation/report/page.html.j2", "rayfill/runs/mlflow_schema.sql"} <= {*names}
     assert {name for name, _ in modules()} == {
         name.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
         for name in names

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rayfill import mlflow_store
-from rayfill.mlflow_store import make_store, open_store
+from rayfill.runs import mlflow_store
+from rayfill.runs.mlflow_store import make_store, open_store
 
 
 def tables(database: Path) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from rayfill.mlflow_store import open_store
 from rayfill.models import build_model
 from rayfill.runs.bundle import load_bundle, save_bundle
+from rayfill.runs.mlflow_store import open_store
 from rayfill.runs.registry import fetch_bundle, find_model, promote, register_bundle
 from rayfill_data.errors import RayfillError
 

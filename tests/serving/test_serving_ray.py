@@ -21,7 +21,7 @@ import httpx
 import psutil
 import pytest
 
-from rayfill.mlflow_store import open_store
+from rayfill.runs.mlflow_store import open_store
 from rayfill.runs.registry import RegisteredModel, promote, register_bundle
 
 pytestmark = [

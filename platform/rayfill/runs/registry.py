@@ -7,7 +7,6 @@ and no tracing are involved.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import json
@@ -15,11 +14,11 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rayfill.mlflow_store import open_store
+from rayfill.runs.mlflow_store import asking, download, unless_there
 from rayfill.runs.model_page import (
     add_promotion,
     describe_model,
@@ -33,12 +32,9 @@ from rayfill_data.storage import read_folder, write_folder
 DEFAULT_MODEL_NAME = "rayfill"
 CHAMPION = "champion"
 _ARTIFACT_PATH = "model"
+_RUNS = "runs:/"
 _BUNDLE = Path("data", "bundle")
 
-
-#: MLflow's codes for a name or version, and for an alias, that is not there.
-_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-_SQLITE = "sqlite:///"
 
 #: Tag of a registered model: who was promoted when and why.
 _HISTORY = "promotions"
@@ -85,24 +81,18 @@ def register_bundle(
     Raises:
         RayfillError: a damaged bundle, or a registry that does not answer.
     """
-    from mlflow.exceptions import MlflowException
-
     finite = {key: value for key, value in scores.items() if math.isfinite(value)}
     with tempfile.TemporaryDirectory() as folder:
         packed = Path(folder, "model")
         _pack(os.fspath(bundle), packed)
-        with _asking("to take a model"):
-            client = open_store(tracking_uri)
+        with asking(tracking_uri, "to take a model") as client:
             client.log_artifacts(run_id, str(packed), _ARTIFACT_PATH)
-            try:
+            with unless_there():
                 about = describe_model(name, [], present="")
                 client.create_registered_model(name, description=about)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
             made = client.create_model_version(
                 name,
-                f"runs:/{run_id}/{_ARTIFACT_PATH}",
+                f"{_RUNS}{run_id}/{_ARTIFACT_PATH}",
                 run_id=run_id,
                 tags={
                     **score_tags(finite),
@@ -125,8 +115,7 @@ def promote(
         RayfillError: the registry does not answer.
     """
     at = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
-    with _asking("to move an alias"):
-        client = open_store(tracking_uri)
+    with asking(tracking_uri, "to move an alias") as client:
         registered = client.get_registered_model(model.name)
         before = str(registered.aliases.get(alias, ""))
         noted = {"promoted_because": reason, "promoted_at": at, "promoted_from": before or "none"}
@@ -157,9 +146,10 @@ def list_versions(name: str, *, tracking_uri: str) -> list[RegisteredModel]:
         NoSuchModelError: no such model.
         RayfillError: the registry does not answer.
     """
-    absent = f"No model {name!r} is registered: run `make sweep`, or name another with --model."
-    with _asking("for versions", absent=absent, tracking_uri=tracking_uri):
-        client = open_store(tracking_uri)
+    absent = NoSuchModelError(
+        f"No model {name!r} is registered: run `make sweep`, or name another with --model."
+    )
+    with asking(tracking_uri, "for versions", absent=absent) as client:
         aliases = client.get_registered_model(name).aliases
         names = {str(version): alias for alias, version in aliases.items()}
         found = client.search_model_versions(f"name = '{name}'", max_results=_MAX_VERSIONS)
@@ -174,12 +164,12 @@ def find_model(name: str, *, alias: str = CHAMPION, tracking_uri: str) -> Regist
         NoSuchModelError: no such model or alias, saying how to make one.
         RayfillError: the registry does not answer.
     """
-    absent = (
+    absent = NoSuchModelError(
         f"No model {name!r} with alias {alias!r} is registered: run `make sweep`, or register one "
         "with `rayfill promote`."
     )
-    with _asking("for a model", absent=absent, tracking_uri=tracking_uri):
-        found = open_store(tracking_uri).get_model_version_by_alias(name, alias)
+    with asking(tracking_uri, "for a model", absent=absent) as client:
+        found = client.get_model_version_by_alias(name, alias)
     return _read(found, alias=alias)
 
 
@@ -190,9 +180,11 @@ def get_version(name: str, *, version: str, tracking_uri: str) -> RegisteredMode
         NoSuchModelError: no such version.
         RayfillError: the registry does not answer.
     """
-    absent = f"There is no version {version!r} of {name!r}; `rayfill ui` lists what there is."
-    with _asking("for a version", absent=absent, tracking_uri=tracking_uri):
-        found = open_store(tracking_uri).get_model_version(name, version)
+    absent = NoSuchModelError(
+        f"There is no version {version!r} of {name!r}; `rayfill ui` lists what there is."
+    )
+    with asking(tracking_uri, "for a version", absent=absent) as client:
+        found = client.get_model_version(name, version)
     return _read(found, alias="")
 
 
@@ -202,24 +194,12 @@ def fetch_bundle(model: RegisteredModel, *, tracking_uri: str, cache_dir: Path) 
     Raises:
         RayfillError: the registry or its file store does not answer.
     """
-    import mlflow
-
     target = cache_dir / f"{model.name}-{model.version}-{model.run_id[:8]}"
     if not (target / _BUNDLE).is_dir():
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
-            with _asking("for a model's files"):
-                # models:/ URIs are looked up in the process-wide registry, which need not be ours.
-                client = open_store(tracking_uri)
-                source = client.get_model_version_download_uri(model.name, model.version)
-                packed = mlflow.artifacts.download_artifacts(
-                    source, dst_path=folder, tracking_uri=tracking_uri
-                )
-            try:
-                Path(packed).rename(target)
-            except OSError:  # another process was first
-                if not (target / _BUNDLE).is_dir():
-                    raise
+        with asking(tracking_uri, "for a model") as client:
+            # models:/ URIs are looked up in the process-wide registry, which need not be ours.
+            source = client.get_model_version_download_uri(model.name, model.version)
+        _keep(source, target=target, tracking_uri=tracking_uri)
     return target / _BUNDLE
 
 
@@ -238,11 +218,8 @@ def fetch_run_bundle(run_id: str, *, artifact: str, tracking_uri: str, cache_dir
         NoSuchModelError: no such run, one that was deleted, or one without a model.
         RayfillError: the store does not answer.
     """
-    import mlflow
-
-    absent = f"There is no run {run_id!r}; `rayfill ui` lists what there is."
-    with _asking("for a run", absent=absent, tracking_uri=tracking_uri):
-        client = open_store(tracking_uri)
+    absent = NoSuchModelError(f"There is no run {run_id!r}; `rayfill ui` lists what there is.")
+    with asking(tracking_uri, "for a run", absent=absent) as client:
         run = client.get_run(run_id)
         logged = {file.path for file in client.list_artifacts(run_id)}
     if run.info.lifecycle_stage == "deleted":
@@ -260,41 +237,22 @@ def fetch_run_bundle(run_id: str, *, artifact: str, tracking_uri: str, cache_dir
         return str(noted)
     target = cache_dir / f"run-{run_id}" / artifact
     if not target.is_dir():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            with _asking("for a run's files"):
-                packed = mlflow.artifacts.download_artifacts(
-                    run_id=run_id,
-                    artifact_path=artifact,
-                    dst_path=folder,
-                    tracking_uri=tracking_uri,
-                )
-            with contextlib.suppress(OSError):  # another process was first
-                Path(packed).rename(target)
+        _keep(f"{_RUNS}{run_id}/{artifact}", target=target, tracking_uri=tracking_uri)
     inner = target / _BUNDLE
     return str(inner if inner.is_dir() else target)
 
 
-@contextlib.contextmanager
-def _asking(what: str, *, absent: str = "", tracking_uri: str = "") -> Iterator[None]:
-    """Turn whatever MLflow raises into our errors; ``absent`` says what it means by not found."""
-    from mlflow.exceptions import MlflowException
-
-    file = Path(tracking_uri.removeprefix(_SQLITE))
-    if tracking_uri.startswith(_SQLITE) and not file.exists():
-        raise NoSuchModelError(absent)  # asking would create the database
-    try:
-        yield
-    except Exception as error:  # MLflow lets the errors of its database drivers through
-        message = (str(error).splitlines() or [""])[0]
-        # The code of a missing alias is also that of a store that cannot be used at all.
-        not_found = isinstance(error, MlflowException) and error.error_code in _ABSENT
-        if absent and not_found and "not found" in message:
-            raise NoSuchModelError(absent) from error
-        raise RayfillError(
-            f"The model registry was asked {what} and failed ({type(error).__name__}: "
-            f"{message[:200]}). Check that the store named by MLFLOW_TRACKING_URI is reachable."
-        ) from error
+def _keep(source: str, *, target: Path, tracking_uri: str) -> None:
+    """Download a folder of artifacts, whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        with asking(tracking_uri, "for a model's files"):
+            packed = download(source, folder=folder, tracking_uri=tracking_uri)
+        try:
+            packed.rename(target)
+        except OSError:  # another process was first
+            if not target.is_dir():
+                raise
 
 
 def _read(version: Any, *, alias: str) -> RegisteredModel:
@@ -312,7 +270,6 @@ def _read(version: Any, *, alias: str) -> RegisteredModel:
 
 def _pack(bundle: str, target: Path) -> None:
     """Write the MLflow model directory around a copy of ``bundle``."""
-    import mlflow
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
@@ -327,9 +284,11 @@ def _pack(bundle: str, target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # MLflow warns about types it would rather see in its own schema language.
         warnings.simplefilter("ignore")
+        from mlflow.pyfunc import save_model
+
         named = Path(folder, _BUNDLE.name)
         write_folder(str(named), read_folder(bundle))
-        mlflow.pyfunc.save_model(
+        save_model(
             str(target),
             loader_module="rayfill.pyfunc",
             data_path=str(named),

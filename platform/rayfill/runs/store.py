@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping
+from typing import Any
 
-from rayfill.mlflow_store import open_store
+from rayfill.runs.mlflow_store import asking
 from rayfill_data.errors import RayfillError, unknown_name
 
-if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
-
-_SQLITE = "sqlite:///"
 _MOST = 1000
 
 
@@ -53,9 +47,8 @@ class Store:
     """An MLflow store that is only read."""
 
     def __init__(self, uri: str) -> None:
-        """Name the store; it is opened when it is first asked."""
+        """Name the store; it is opened when it is asked."""
         self.uri = uri
-        self._opened: MlflowClient | None = None
 
     def run(self, run_id: str) -> RecordedRun:
         """Return a run by its id.
@@ -63,22 +56,12 @@ class Store:
         Raises:
             RayfillError: there is none, it is deleted, or the store does not answer.
         """
-        from mlflow.exceptions import MlflowException
-
-        client = self._client()
-        try:
-            with _asking(self.uri):
-                found = client.get_run(run_id)
-        except RayfillError as error:
-            cause = error.__cause__
-            if isinstance(cause, MlflowException) and (
-                cause.error_code == "RESOURCE_DOES_NOT_EXIST"
-            ):
-                raise RayfillError(
-                    f"There is no run {run_id} in {self.uri} (a deleted one is gone for good once "
-                    "`mlflow gc` has run). `rayfill ui` lists the runs."
-                ) from error
-            raise
+        absent = RayfillError(
+            f"There is no run {run_id} in {self.uri} (a deleted one is gone for good once `mlflow "
+            "gc` has run). `rayfill ui` lists the runs."
+        )
+        with asking(self.uri, "for runs", absent=absent) as client:
+            found = client.get_run(run_id)
         if found.info.lifecycle_stage == "deleted":
             raise RayfillError(self._deleted(found))
         return self._read(found)
@@ -91,8 +74,7 @@ class Store:
         """
         from mlflow.entities import ViewType
 
-        client = self._client()
-        with _asking(self.uri):
+        with asking(self.uri, "for runs") as client:
             experiments = [e.experiment_id for e in client.search_experiments()]
             quote = '"' if "'" in name else "'"
             found = client.search_runs(
@@ -114,8 +96,7 @@ class Store:
         """
         from mlflow.entities import ViewType
 
-        client = self._client()
-        with _asking(self.uri):
+        with asking(self.uri, "for runs") as client:
             experiment = client.get_experiment_by_name(name)
             names = [e.name for e in client.search_experiments()]
         if experiment is None:
@@ -125,7 +106,7 @@ class Store:
                 f"Experiment {name!r} is deleted. Restore it with `MLFLOW_TRACKING_URI={self.uri} "
                 f"mlflow experiments restore --experiment-id {experiment.experiment_id}`."
             )
-        with _asking(self.uri):
+        with asking(self.uri, "for runs") as client:
             found = client.search_runs(
                 [experiment.experiment_id],
                 run_view_type=ViewType.ALL,
@@ -141,22 +122,9 @@ class Store:
         Raises:
             RayfillError: the store does not answer.
         """
-        client = self._client()
-        with _asking(self.uri):
+        with asking(self.uri, "for runs") as client:
             tags = {run_id: client.get_run(run_id).data.tags for run_id in run_ids}
         return {own.get("mlflow.parentRunId", run_id) for run_id, own in tags.items()}
-
-    def _client(self) -> MlflowClient:
-        if self._opened is None:
-            file = Path(self.uri.removeprefix(_SQLITE))
-            if self.uri.startswith(_SQLITE) and not file.exists():
-                raise RayfillError(  # asking would create the database
-                    f"There is no MLflow store at {self.uri}. Name one with --tracking-uri, set "
-                    "RAYFILL_HOME to where the runs are, or name runs by their folders."
-                )
-            with _asking(self.uri):
-                self._opened = open_store(self.uri)
-        return self._opened
 
     def _read(self, run: Any) -> RecordedRun:
         from datetime import UTC, datetime
@@ -182,13 +150,13 @@ class Store:
             return ""
         group = []
         if parent:
-            with _asking(self.uri):
-                group = [self._client().get_run(parent).info.run_name]
+            with asking(self.uri, "for runs") as client:
+                group = [client.get_run(parent).info.run_name]
         return "/".join([params["storage"], *group, run.info.run_name])
 
     def _experiment_name(self, experiment_id: str) -> str:
-        with _asking(self.uri):
-            return str(self._client().get_experiment(experiment_id).name)
+        with asking(self.uri, "for runs") as client:
+            return str(client.get_experiment(experiment_id).name)
 
     def _deleted(self, run: Any) -> str:
         return (
@@ -196,16 +164,3 @@ class Store:
             f"`MLFLOW_TRACKING_URI={self.uri} mlflow runs restore --run-id {run.info.run_id}` "
             "(until `mlflow gc` removes it for good), or leave it out."
         )
-
-
-@contextlib.contextmanager
-def _asking(uri: str) -> Iterator[None]:
-    """Turn whatever MLflow raises into one of our errors."""
-    try:
-        yield
-    except Exception as error:  # MLflow lets the errors of its database drivers through
-        message = (str(error).splitlines() or [""])[0]
-        raise RayfillError(
-            f"MLflow at {uri} was asked for runs and failed ({type(error).__name__}: "
-            f"{message[:200]}). Check that the store is reachable, or name runs by their folders."
-        ) from error

@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rayfill.mlflow_store import open_store
 from rayfill.runs.journal import Journal, recorded_run
+from rayfill.runs.mlflow_store import open_store, sqlite_file, unless_there
 
 logger = logging.getLogger(__name__)
 
@@ -306,25 +306,18 @@ def ensure_experiment(name: str, *, tracking_uri: str) -> str:
     The driver calls this before any worker starts: several processes creating one SQLite database
     at the same time break it.
     """
-    from mlflow.exceptions import MlflowException
-
-    local = tracking_uri.removeprefix("sqlite:///")
-    artifacts = None
-    if local != tracking_uri:
-        artifacts = (Path(local).parent / "artifacts").absolute().as_uri()
+    file = sqlite_file(tracking_uri)
+    artifacts = (file.parent / "artifacts").absolute().as_uri() if file else None
     client = open_store(tracking_uri)
     found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    try:
+    if found is None:
         # The kind opens the UI on training runs rather than on language-model traces.
         tags = {"mlflow.experimentKind": "custom_model_development"}
-        return str(client.create_experiment(name, artifact_location=artifacts, tags=tags))
-    except MlflowException:  # another process was first
+        with unless_there():  # another process may be first
+            return str(client.create_experiment(name, artifact_location=artifacts, tags=tags))
         found = client.get_experiment_by_name(name)
-        if found is None:
-            raise
-        return str(found.experiment_id)
+        assert found is not None
+    return str(found.experiment_id)
 
 
 def replay(folder: Path, *, tracking_uri: str) -> int:

@@ -16,11 +16,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from rayfill.cli.console import make_console
-from rayfill.mlflow_store import open_store
 from rayfill.runs import places
+from rayfill.runs.mlflow_store import asking, sqlite_file
 from rayfill.runs.provenance import version_of
 from rayfill.runs.registry import DEFAULT_MODEL_NAME, NoSuchModelError, find_model
 from rayfill_data.errors import RayfillError
+from rayfill_data.redaction import redact_uri
 
 _LIBRARIES = (
     "rayfill", "ray", "torch", "torchvision", "mlflow", "lpips", "torchmetrics", "opencv-python",
@@ -168,12 +169,12 @@ def _ray() -> Finding:
 
 
 def _mlflow(tracking_uri: str) -> Finding:
-    if tracking_uri.startswith("sqlite:///"):
-        file = Path(tracking_uri.removeprefix("sqlite:///"))
-        if not file.exists():
-            return Finding(what="MLflow", state="ok", found=f"{file} will be made by the first run")
-    count = len(open_store(tracking_uri).search_experiments())
-    return Finding(what="MLflow", state="ok", found=f"{tracking_uri}: {count} experiments")
+    file = sqlite_file(tracking_uri)
+    if file and not file.exists():
+        return Finding(what="MLflow", state="ok", found=f"{file} will be made by the first run")
+    with asking(tracking_uri, "for experiments") as client:
+        found = f"{redact_uri(tracking_uri)}: {len(client.search_experiments())} experiments"
+    return Finding(what="MLflow", state="ok", found=found)
 
 
 def _champion(tracking_uri: str) -> Finding:

@@ -10,8 +10,8 @@ from typing import NoReturn
 
 import tyro
 
-from rayfill.mlflow_store import make_store
 from rayfill.runs import places
+from rayfill.runs.mlflow_store import make_store
 
 #: MLflow's own start page is about language models.
 _PAGE = "/#/experiments?workflowType=machine_learning"
