@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -25,6 +26,7 @@ from rayfill.config.sections import (
     TrainConfig,
 )
 from rayfill_data.errors import ConfigError, unknown_name
+from rayfill_data.redaction import redact_uri
 
 if TYPE_CHECKING:
     import pydantic
@@ -117,6 +119,12 @@ def check(config: RunConfig) -> RunConfig:
 def to_dict(config: Any) -> dict[str, Any]:
     """Return a config as nested plain values, ready for JSON."""
     return dataclasses.asdict(config)
+
+
+def written(config: Any) -> dict[str, Any]:
+    """Return a config as it is written down: what JSON gives back, without credentials."""
+    plain: dict[str, Any] = json.loads(redact_uri(json.dumps(to_dict(config))))
+    return plain
 
 
 def from_dict(kind: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:

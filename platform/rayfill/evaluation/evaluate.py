@@ -23,6 +23,7 @@ from rayfill_data.batches import evaluation_batches
 from rayfill_data.errors import ConfigError, DatasetError, RayfillError, unknown_name
 from rayfill_data.progress import ProgressCallback, show_progress
 from rayfill_data.reader import PreparedDataset, SplitArrays
+from rayfill_data.redaction import redact_uri
 from rayfill_data.sources.files import some
 
 #: A batch where nobody says how many samples: 32 of 256x256 pixels, 8 of 512x512.
@@ -148,7 +149,9 @@ def evaluate_systems(
         hole_ratio=hole_ratio,
         differences=list(differences_from(against, measured=measured)),
         left_out={name: one.missing for name, one in finished.items() if one.missing},
-        sources={s.name: {"kind": s.kind, "source": s.source, **s.facts} for s in systems},
+        sources={
+            s.name: {"kind": s.kind, "source": redact_uri(s.source), **s.facts} for s in systems
+        },
     )
 
 

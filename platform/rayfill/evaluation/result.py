@@ -21,6 +21,7 @@ from rayfill.evaluation.measure import Measured
 from rayfill.metrics import Score
 from rayfill.metrics.significance import Difference, paired_difference
 from rayfill_data.errors import RayfillError
+from rayfill_data.redaction import redact_uri
 from rayfill_data.storage import write_file
 
 
@@ -135,7 +136,7 @@ class Evaluation:
         root = out.rstrip("/")
         for name, content in files.items():
             write_file(f"{root}/{name}", content)
-        return [f"{root}/{name}" for name in files]
+        return [redact_uri(f"{root}/{name}") for name in files]
 
     def _difference_cells(self) -> list[list[str]]:
         rows = []

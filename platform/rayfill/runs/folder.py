@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from rayfill.config.run import RunConfig
 from rayfill_data.errors import RayfillError
+from rayfill_data.redaction import redact_uri
 from rayfill_data.storage import list_folders, read_file, write_file
 
 #: Files of a model bundle.
@@ -126,7 +127,8 @@ class RunFolder:
 
     def write_outcome(self, outcome: Outcome) -> None:
         """Write down how the run ended."""
-        write_file(f"{self.uri}/{_OUTCOME}", json.dumps(dataclasses.asdict(outcome)).encode())
+        said = redact_uri(json.dumps(dataclasses.asdict(outcome)))
+        write_file(f"{self.uri}/{_OUTCOME}", said.encode())
 
     def _json(self, name: str) -> Any:
         content = read_file(f"{self.uri}/{name}")

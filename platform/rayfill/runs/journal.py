@@ -9,6 +9,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+from rayfill_data.redaction import redact_uri
 from rayfill_data.storage import write_file
 
 _STATE = "state.json"
@@ -49,8 +50,10 @@ class Journal:
     def append(self, kind: str, **fields: Any) -> None:
         """Write an event to disk and queue it."""
         event = {"kind": kind, "time_ms": time.time_ns() // 1_000_000, **fields}
-        self._file.write(json.dumps(event, separators=(",", ":")) + "\n")
+        line = redact_uri(json.dumps(event, separators=(",", ":")))
+        self._file.write(f"{line}\n")
         self._file.flush()
+        event = json.loads(line)
         self._index(event)
         self._unsent.append(event)
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rayfill.config.run import RunConfig, flatten, to_dict
+from rayfill.config.run import RunConfig, flatten, to_dict, written
 from rayfill_data.reader import PreparedDataset
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def differing_keys(runs: Sequence[RunConfig]) -> list[str]:
 
 def record_inputs(tracker: Tracker, *, config: RunConfig, dataset: PreparedDataset) -> None:
     """Record the whole configuration as a file, and the dataset as MLflow's input."""
-    tracker.text(json.dumps(to_dict(config), indent=1), CONFIG_FILE)
+    tracker.text(json.dumps(written(config), indent=1), CONFIG_FILE)
     manifest = dataset.manifest
     tracker.dataset(
         config.data.uri.rstrip("/").rpartition("/")[2],

@@ -9,6 +9,7 @@ from typing import Any
 
 from rayfill.runs.folder import RunFolder
 from rayfill_data.errors import RayfillError
+from rayfill_data.redaction import redact_uri
 from rayfill_data.storage import create_file, list_folders, read_file, write_file
 
 #: Tables that a sweep ends with: for people, for programs, and every sample's values.
@@ -123,4 +124,4 @@ def sweep_number(folder: SweepFolder, *, name: str) -> int:
 
 
 def _content(plan: dict[str, Any]) -> bytes:
-    return json.dumps(plan, indent=1).encode()
+    return redact_uri(json.dumps(plan, indent=1)).encode()

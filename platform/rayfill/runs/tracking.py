@@ -27,6 +27,7 @@ from PIL import Image
 
 from rayfill.runs.journal import Journal, recorded_run
 from rayfill.runs.mlflow_store import open_store, sqlite_file, unless_there
+from rayfill_data.redaction import redact_uri
 
 logger = logging.getLogger(__name__)
 
@@ -202,7 +203,7 @@ class Tracker:
 
     def _pause(self, error: Exception) -> None:
         with self._wake:
-            self._problem = f"{type(error).__name__}: {error}"
+            self._problem = redact_uri(f"{type(error).__name__}: {error}")
             self._retry_now = False
             self._wake.notify_all()
             self._wake.wait_for(lambda: self._closing or self._retry_now, timeout=_BACKOFF_S)

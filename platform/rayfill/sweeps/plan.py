@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rayfill.config.run import RunConfig, check, from_dict, replace, to_dict
+from rayfill.config.run import RunConfig, check, flatten, from_dict, replace, to_dict, written
 from rayfill.runs.folder import RunFolder
 from rayfill.runs.sweep_folder import SweepFolder, newest_sweep, sweep_number
 from rayfill.sweeps.search import Told, next_random
 from rayfill.sweeps.space import RANGES, Point, Space, Variant, changes_of, values_at
 from rayfill_data.errors import ConfigError, RayfillError
+from rayfill_data.redaction import redact_uri
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -232,8 +232,23 @@ def _resumed(before: Plan, *, now: Plan) -> Plan:
             f"there: {sorted(then - here) or 'none'}; only now: {sorted(here - then) or 'none'}). "
             "Resume it with the flags it was started with, or start it anew without --resume."
         )
+    if now.trials:
+        before.trials = [_with_credentials(one, now=now.trials[0]) for one in before.trials]
     before.add(now.trials[shared:])
     return before
+
+
+def _with_credentials(trial: RunConfig, *, now: RunConfig) -> RunConfig:
+    """Return a trial that was written down with the credentials that this call names again."""
+    named = {redact_uri(one): one for one in flatten(to_dict(now)).values() if isinstance(one, str)}
+    return replace(
+        trial,
+        {
+            key: named[value]
+            for key, value in flatten(to_dict(trial)).items()
+            if isinstance(value, str) and "://" in value and value in named
+        },
+    )
 
 
 def axis_problems(space: Space) -> list[str]:
@@ -258,10 +273,8 @@ def _read_told(values: Mapping[str, Any]) -> Told:
 
 def comparable(config: RunConfig) -> dict[str, Any]:
     """Return what a run computes, in plain values as JSON gives them back."""
-    values = to_dict(config)
-    parts = {part: values[part] for part in ("name", "data", "model", "loss", "train")}
-    plain: dict[str, Any] = json.loads(json.dumps(parts))
-    return plain
+    values = written(config)
+    return {part: values[part] for part in ("name", "data", "model", "loss", "train")}
 
 
 def _slug(key: str, value: Any) -> str:

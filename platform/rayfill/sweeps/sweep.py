@@ -48,6 +48,7 @@ from rayfill.sweeps.tune import scheduler_problems
 from rayfill.training.cluster import place, ray_cluster
 from rayfill_data.errors import ConfigError
 from rayfill_data.reader import PreparedDataset
+from rayfill_data.redaction import redact_uri
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
@@ -326,7 +327,7 @@ def _parent_run(
 
 
 def _print(line: str, *, console: Console) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(redact_uri(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def _say_where(
@@ -337,8 +338,8 @@ def _say_where(
     seconds: float,
     console: Console,
 ) -> None:
-    console.print(f"Runs and checkpoints: {config.storage}/{name}", highlight=False, soft_wrap=True)
-    console.print(f"MLflow: {config.tracking.uri}", highlight=False, soft_wrap=True)
+    _print(f"Runs and checkpoints: {config.storage}/{name}", console=console)
+    _print(f"MLflow: {config.tracking.uri}", console=console)
     if model:
         console.print(
             f"Model {model.name} version {model.version}; serve the champion with "

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rayfill.config.run import RunConfig, to_dict
+from rayfill.config.run import RunConfig, written
 from rayfill.models.batch import TensorBatch
 from rayfill.runs.bundle import save_bundle
 from rayfill.runs.checkpoint import Checkpoint, CheckpointStore
@@ -29,6 +29,7 @@ from rayfill.training.stages import Wrap
 from rayfill.training.system import begin_system_metrics, system_metrics
 from rayfill_data.errors import RayfillError
 from rayfill_data.reader import PreparedDataset
+from rayfill_data.redaction import redact_uri
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +204,7 @@ class Training:
                 weights=self._recipe.weights(),
                 state=self._recipe.state(),
                 meta={
-                    "config": to_dict(self._config),
+                    "config": written(self._config),
                     "dataset_hash": self._dataset_hash,
                     "history": self._history,
                     "bad_steps": self._bad.total,
@@ -223,7 +224,7 @@ class Training:
                 "epoch": self._epoch,
                 "scores": scores,
                 "dataset_hash": self._dataset_hash,
-                "run": to_dict(self._config),
+                "run": written(self._config),
             },
         )
 
@@ -329,12 +330,12 @@ def train_epoch(
 
 def _check_same_run(config: RunConfig, dataset_hash: str, meta: Mapping[str, Any]) -> None:
     """Refuse a checkpoint that another configuration or dataset wrote."""
-    before, now = meta["config"], to_dict(config)
+    before, now = json.loads(redact_uri(json.dumps(meta["config"]))), written(config)
     parts = ("model", "loss", "data", "train")
     changed = [
         f"{part}.{key} was {before[part].get(key)!r} and is {value!r}"
         for part in parts
-        for key, value in json.loads(json.dumps(now[part])).items()
+        for key, value in now[part].items()
         if before[part].get(key) != value
     ]
     if meta["dataset_hash"] != dataset_hash:

@@ -141,7 +141,8 @@ def _guard(what: str, look: Callable[[], Finding], advice: str) -> Finding:
     try:
         return look()
     except Exception as error:  # noqa: BLE001  (whatever is wrong is the finding)
-        message = f"{type(error).__name__}: {error}".splitlines()[0][:_MESSAGE_CHARS]
+        said = redact_uri(f"{type(error).__name__}: {error}")
+        message = said.removeprefix("RayfillError: ").splitlines()[0][:_MESSAGE_CHARS]
         return Finding(what=what, state="broken", found=message, advice=advice)
 
 

@@ -14,6 +14,7 @@ from rayfill.cli.console import make_console
 from rayfill.config.presets import PRESETS, find_preset
 from rayfill.config.run import RunConfig, check
 from rayfill_data.errors import ConfigError
+from rayfill_data.redaction import redact_uri
 
 _PRESET_HELP = "Recipe of a report, which the other flags override: " + "; ".join(
     f"{name} ({preset.summary})" for name, preset in PRESETS.items()
@@ -73,6 +74,6 @@ def main(args: Sequence[str]) -> int:
     score = summary.best[f"val/{config.eval.select_metric}"]
     sys.stdout.write(
         f"Best epoch {summary.best_epoch}: {config.eval.select_metric} {score:.3f}. "
-        f"Model bundle: {summary.bundle}\n"
+        f"Model bundle: {redact_uri(summary.bundle)}\n"
     )
     return 0

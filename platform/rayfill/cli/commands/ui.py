@@ -12,6 +12,7 @@ import tyro
 
 from rayfill.runs import places
 from rayfill.runs.mlflow_store import make_store
+from rayfill_data.redaction import redact_uri
 
 #: MLflow's own start page is about language models.
 _PAGE = "/#/experiments?workflowType=machine_learning"
@@ -34,17 +35,20 @@ def main(args: Sequence[str]) -> int:
     if not uri.startswith(("http://", "https://")):
         make_store(uri)
         _become_server(uri, port=asked.port)
-    sys.stdout.write(f"The runs are recorded by a server: open {uri}\n")
+    sys.stdout.write(f"The runs are recorded by a server: open {redact_uri(uri)}\n")
     return 0
 
 
 def _become_server(uri: str, *, port: int) -> NoReturn:
     """Replace this process, so that a signal reaches the server and not a wrapper."""
-    sys.stdout.write(f"Runs of {uri} on http://127.0.0.1:{port}{_PAGE} (Ctrl-C ends it)\n")
+    sys.stdout.write(
+        f"Runs of {redact_uri(uri)} on http://127.0.0.1:{port}{_PAGE} (Ctrl-C ends it)\n"
+    )
     sys.stdout.flush()
     environment = {"MLFLOW_DISABLE_TELEMETRY": "true"} | os.environ
     # Job execution is a second server process that browsing runs has no use for.
     environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    environment["MLFLOW_BACKEND_STORE_URI"] = uri  # a command line is for all to see
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--backend-store-uri", uri, "--workers", "1"]
+    command += ["--port", str(port), "--workers", "1"]
     os.execve(sys.executable, command, environment)  # noqa: S606

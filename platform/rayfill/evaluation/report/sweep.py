@@ -13,6 +13,7 @@ from rayfill.config.run import flatten, to_dict
 from rayfill.evaluation.report.contents import Comparison, Run, Unranked
 from rayfill.evaluation.report.write import PAGE, SUMMARY, report_files, write_report
 from rayfill.runs.journal import recorded_run
+from rayfill_data.redaction import redact_uri
 
 if TYPE_CHECKING:
     from rayfill.evaluation.leaderboard import Leaderboard
@@ -53,8 +54,10 @@ def report_sweep(
     except Exception as error:  # no picture is worth a sweep
         logger.debug("The report failed", exc_info=True)
         console.print(
-            f"The report was not made ({type(error).__name__}: {error}). The results are kept; "
-            f"`rayfill compare {root}` makes it.",
+            redact_uri(
+                f"The report was not made ({type(error).__name__}: {error}). The results are kept; "
+                f"`rayfill compare {root}` makes it."
+            ),
             highlight=False,
             markup=False,
             soft_wrap=True,

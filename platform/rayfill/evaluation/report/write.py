@@ -17,6 +17,7 @@ from rayfill.runs.store import Store
 from rayfill.runs.sweep_folder import SweepFolder
 from rayfill_data.codec import encode_png
 from rayfill_data.errors import RayfillError
+from rayfill_data.redaction import redact_uri
 from rayfill_data.storage import write_file
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ def report_files(
         except RayfillError as error:  # a bundle that is gone costs the pictures, not the tables
             logger.warning("The report has no pictures: %s", error)
     files = {
-        PAGE: html.page(comparison, sheets=sheets).encode(),
-        SUMMARY: markdown(comparison, page=PAGE).encode(),
+        PAGE: redact_uri(html.page(comparison, sheets=sheets)).encode(),
+        SUMMARY: redact_uri(markdown(comparison, page=PAGE)).encode(),
     }
     drawn = plots.curves_png(comparison)
     if drawn:
@@ -56,10 +57,10 @@ def report_files(
 
 
 def write_report(files: Mapping[str, bytes], *, out: str) -> str:
-    """Write a report into a folder or URI and return where its page is."""
+    """Write a report into a folder or URI and return where its page is, without credentials."""
     for name, content in files.items():
         write_file(f"{out}/{name}", content)
-    return f"{out}/{PAGE}"
+    return redact_uri(f"{out}/{PAGE}")
 
 
 def default_folder(comparison: Comparison) -> str:
