@@ -10,7 +10,7 @@ import numpy as np
 from rayfill.config.run import RunConfig
 from rayfill.evaluation.comparison import against_baselines, between_systems
 from rayfill.evaluation.measure import Measured
-from rayfill.metrics import MetricTable, Score
+from rayfill.metrics import BUCKETS, MetricTable, Score
 from rayfill.sweeps.plan import plan_trials
 
 METRICS = ("psnr", "ssim")
@@ -63,6 +63,15 @@ def test_single_trials_are_compared_with_the_first() -> None:
     )
     assert same == "mse - l1: psnr +0.000 [+0.000, +0.000] dB (not significant)"
     assert better == "log_mse - l1: psnr +1.000 [+1.000, +1.000] dB"
+
+
+def test_a_hole_at_an_edge_is_in_the_bucket_of_the_table() -> None:
+    trials = plan_trials(RunConfig(), {"loss.terms": ("l1", "mse")})
+    values = {trial.name: measured(0) for trial in trials}
+    for tenth in range(1, 10):
+        ratio = np.full(50, np.float32(tenth / 10), float)  # as kept: 0.7 is a little less
+        said = between_systems(trials, measured=values, metrics=("psnr",), hole_ratio=ratio)[1]
+        assert f": psnr {BUCKETS[tenth]} " in said
 
 
 def test_a_trial_that_was_not_measured_is_left_out() -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rayfill.config.run import RunConfig, to_dict
 from rayfill.evaluation.measure import Measured
-from rayfill.metrics import BUCKETS
+from rayfill.metrics import BUCKETS, bucket_of
 from rayfill.metrics.significance import paired_difference
 
 
@@ -78,7 +78,7 @@ def _by_hole_ratio(
     hole_ratio: NDArray[np.floating],
 ) -> str:
     """Return the difference of one metric in every bucket that has samples."""
-    bucket = np.minimum(np.floor(hole_ratio * len(BUCKETS)), len(BUCKETS) - 1)
+    bucket = bucket_of(hole_ratio).numpy()
     parts = []
     for index, name in enumerate(BUCKETS):
         inside = bucket == index

@@ -1,6 +1,6 @@
 """How good a filled picture is: per-sample functions, LPIPS, FID, and tables over a split."""
 
-from rayfill.metrics.aggregate import BUCKETS, InpaintingMetrics, MetricTable, Score
+from rayfill.metrics.aggregate import BUCKETS, InpaintingMetrics, MetricTable, Score, bucket_of
 from rayfill.metrics.fid import FID_MIN_SAMPLES, FidMetric, fid_available
 from rayfill.metrics.functional import hole_psnr, hole_ssim, l1, psnr, ssim, ssim_map
 from rayfill.metrics.lpips import LpipsMetric, lpips_available
@@ -19,6 +19,7 @@ __all__ = [
     "ResidualObjectScore",
     "SampleScores",
     "Score",
+    "bucket_of",
     "fid_available",
     "hole_psnr",
     "hole_ssim",

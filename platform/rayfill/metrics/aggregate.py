@@ -17,11 +17,25 @@ from rayfill.metrics.lpips import LpipsMetric
 
 #: Hole ratio in percent; a sample at an edge counts in the upper bucket, 100 % in the last.
 BUCKETS = (*(f"[{low},{low + 10})" for low in range(0, 90, 10)), "[90,100]")
+_EDGES = (torch.arange(1, len(BUCKETS), dtype=torch.float64) / len(BUCKETS)).float()
 
 _DATA_RANGE = 1.0
 
 #: Metrics of all pixels of a bucket together, which have no value per sample and so no deviation.
 POOLED = ("dice", "dice_ceiling")
+
+
+def bucket_of(hole_ratio: Tensor | NDArray[np.floating]) -> Tensor:
+    """Return the index into :data:`BUCKETS` of every hole, (N,) int64.
+
+    Ratios and edges are both compared in float32, in which ratios are kept: rounding keeps order,
+    so an area at an edge is in the upper bucket, and one below it in the lower, to 1.6 megapixels.
+
+    Args:
+        hole_ratio: (N,) share of hole pixels, in [0, 1].
+    """
+    ratio = hole_ratio if isinstance(hole_ratio, Tensor) else torch.tensor(hole_ratio)
+    return torch.bucketize(ratio.float(), _EDGES.to(ratio.device), right=True)
 
 
 class Score(NamedTuple):
@@ -136,9 +150,8 @@ class InpaintingMetrics(Metric):
             RayfillError: pictures smaller than the SSIM window of 11 pixels.
         """
         values = self._values(composite, target, hole_mask)  # (metrics, B)
-        hole_px = (hole_mask > 0.5).sum(dim=(1, 2, 3))  # whole numbers: bucket edges are exact
-        total_px = hole_mask[0].numel()
-        bucket = (hole_px * len(BUCKETS) // total_px).clamp_max(len(BUCKETS) - 1)
+        hole_px = (hole_mask > 0.5).sum(dim=(1, 2, 3))
+        bucket = bucket_of(hole_px / hole_mask[0].numel())
         counted = torch.ones_like(values, dtype=torch.bool)
         for row, name in enumerate(self.metric_names):
             if name.startswith("hole_"):

@@ -151,6 +151,19 @@ def test_means_by_hole_ratio_are_the_means_of_their_samples(base: np.ndarray) ->
     assert [found.bucket for found in single.by_hole_ratio("a")] == [0, 1, 3, 7]
 
 
+@pytest.mark.parametrize("total_px", [512 * 512, 640 * 640])
+def test_a_hole_just_below_an_edge_is_in_the_bucket_of_the_table(total_px: int) -> None:
+    tenth = np.arange(1, 10)
+    for short_px in range(1, 16):
+        area_px = (tenth * total_px - 1) // 10 - short_px + 1  # the largest areas below each edge
+        exact = (10 * area_px // total_px).tolist()
+        assert exact == (tenth - 1).tolist()
+        whole = comparison({"a": measured(np.arange(9.0) + 20)})
+        ratio = (area_px / total_px).astype(np.float32)
+        found = Comparison(**{**vars(whole), "hole_ratio": ratio}).by_hole_ratio("a")
+        assert [one.bucket for one in found] == exact
+
+
 def test_at_most_eight_systems_have_a_colour_the_best_baseline_among_them(
     base: np.ndarray,
 ) -> None:

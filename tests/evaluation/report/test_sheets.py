@@ -107,6 +107,23 @@ def test_samples_are_spread_over_hole_ratios_and_do_not_depend_on_their_order() 
         assert [names[i] for i in chosen[kind]] == [names[order[i]] for i in again[kind]]
 
 
+@pytest.mark.parametrize("total_px", [512 * 512, 640 * 640])
+@pytest.mark.parametrize("tenth", range(1, 10))
+def test_a_sample_just_below_an_edge_is_chosen_in_the_bucket_of_the_table(
+    total_px: int, tenth: int
+) -> None:
+    last_px = (tenth * total_px - 1) // 10  # the largest area below the edge
+    area_px = np.array([last_px, *[last_px - 5000] * 4, last_px + 5000])
+    assert (10 * area_px // total_px).tolist() == [tenth - 1] * 5 + [tenth]
+    chosen = choose_samples(
+        np.array([10.0, 9.0, 8.0, 7.0, 6.0, 1.0]),
+        hole_ratio=(area_px / total_px).astype(np.float32),
+        sample_id=[*"abcdef"],
+        count=2,
+    )
+    assert chosen["best"] == [0, 5]  # the best of each bucket
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 50])
 def test_no_sample_is_chosen_twice(count: int) -> None:
     values = np.array([3.0, math.nan, 5.0, math.inf, 1.0, 2.0, 4.0, 6.0, 7.0, 7.0, 7.0])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rayfill.evaluation.leaderboard import COLUMNS, Entry, Leaderboard, psnr_and_ssim
 from rayfill.evaluation.measure import Measured
-from rayfill.metrics import BUCKETS
+from rayfill.metrics import BUCKETS, bucket_of
 from rayfill.metrics.significance import Difference, paired_difference
 from rayfill.runs.folder import RunFolder
 
@@ -183,9 +183,7 @@ class Comparison:
         values = self.measured[name].values.get(self.sample_metric)
         if values is None:
             return []
-        # Ratios are kept as float32: 0.7 of them is a little less.
-        index = np.floor(np.round(self.hole_ratio.astype(float) * len(BUCKETS), 4))
-        index = np.minimum(index, len(BUCKETS) - 1)
+        index = bucket_of(self.hole_ratio).numpy()
         means = []
         for bucket in range(len(BUCKETS)):
             own = values[(index == bucket) & np.isfinite(values)]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rayfill.evaluation.leaderboard import COLUMNS, Entry
 from rayfill.evaluation.report.contents import Comparison, with_unit
 from rayfill.inference.baselines import BASELINES
-from rayfill.metrics import BUCKETS
+from rayfill.metrics import bucket_of
 from rayfill.models import InpaintingModel, JointModel, composite
 from rayfill.models.batch import to_device
 from rayfill.runs.bundle import load_bundle
@@ -95,10 +95,10 @@ def choose_samples(
     """
     order = [int(i) for i in np.argsort(np.asarray(sample_id)) if np.isfinite(values[i])]
     order.sort(key=lambda index: -values[index])  # stable: equal ones stay sorted by name
+    bucket_by_index = bucket_of(hole_ratio).tolist()
     buckets: dict[int, list[int]] = {}
     for index in order:
-        bucket = min(int(round(float(hole_ratio[index]) * len(BUCKETS), 4)), len(BUCKETS) - 1)
-        buckets.setdefault(bucket, []).append(index)
+        buckets.setdefault(bucket_by_index[index], []).append(index)
     ranked = {
         kind: {bucket: _nearest(kind, members) for bucket, members in sorted(buckets.items())}
         for kind in KINDS
