@@ -58,9 +58,9 @@ def main(args: Sequence[str]) -> int:
         arrays=PreparedDataset.open(config.data.uri).load("test"),
         expansions_px=_EXPANSIONS_PX,
     )
-    sizes.show(make_console())
+    make_console().print(sizes.table())
     path = f"{config.storage}/{result.name}/mask_sizes.md"
-    write_file(path, sizes.markdown().encode())
+    write_file(path, sizes.table().markdown().encode())
     sys.stdout.write(f"Mask sizes: {path}\n")
     return 0
 

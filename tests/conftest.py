@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import warnings
@@ -13,6 +14,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from markdown_it import MarkdownIt
+from rich.console import Console
 
 from rayfill_data.codec import encode_png
 from rayfill_data.contract import SCHEMA_VERSION, SPLITS, Manifest
@@ -148,3 +151,35 @@ def make_dataset(tmp_path: Path, make_rows: Any) -> Callable[..., Path]:
         return out
 
     return make
+
+
+def in_markdown(text: str) -> list[list[list[str]]]:
+    """Rows of the text that a reader sees in every table, as markdown-it reads them."""
+    tables: list[list[list[str]]] = []
+    for token in MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text):
+        if token.type == "table_open":
+            tables.append([])
+        elif token.type == "tr_open":
+            tables[-1].append([])
+        elif token.type == "inline" and tables and token.level > 3:  # inside a row
+            tables[-1][-1].append("".join(child.content for child in token.children or ()))
+    return tables
+
+
+@pytest.fixture
+def markdown_tables() -> Callable[[str], list[list[list[str]]]]:
+    return in_markdown
+
+
+@pytest.fixture
+def console_rows() -> Callable[[Callable[[Console], object]], list[list[str]]]:
+    """The rows that a function prints below headers on a console wide enough to fold none."""
+
+    def rows(show: Callable[[Console], object]) -> list[list[str]]:
+        console = Console(file=io.StringIO(), width=1000)
+        show(console)
+        lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        cells = [line.strip("│").split("│") for line in lines if line.startswith("│")]
+        return [[cell.strip() for cell in row] for row in cells]
+
+    return rows

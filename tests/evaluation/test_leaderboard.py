@@ -88,7 +88,7 @@ def test_a_sample_filled_perfectly_is_counted_in_its_bucket() -> None:
     only_infinite = MetricTable(total=perfect.total, buckets=perfect.buckets | {"[0,10)": scores})
     text = board(Entry(name="exact", kind="baseline", table=only_infinite)).markdown()
     assert "| n | 3 |" in text
-    assert "| exact |  / 0.500 |" in text
+    assert "| exact | / 0.500 |" in text
 
 
 def test_a_score_that_is_no_number_is_an_empty_cell() -> None:

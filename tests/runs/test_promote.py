@@ -90,7 +90,10 @@ def test_a_version_says_what_it_scored_and_where_it_comes_from(
 
 
 def test_promotion_notes_why_when_and_in_whose_place(
-    register: Callable[..., RegisteredModel], store: str, capsys: pytest.CaptureFixture[str]
+    register: Callable[..., RegisteredModel],
+    store: str,
+    capsys: pytest.CaptureFixture[str],
+    markdown_tables: Callable[[str], list[list[list[str]]]],
 ) -> None:
     register(20.0)
     register(21.5)
@@ -112,9 +115,11 @@ def test_promotion_notes_why_when_and_in_whose_place(
     model = client.get_registered_model("rayfill")
     history = json.loads(model.tags["promotions"])
     assert [(one["version"], one["from"]) for one in history] == [("2", "1"), ("1", "")]
-    table = [line for line in model.description.splitlines() if line.startswith("| 20")]
-    assert "champion | 2 | 1 | sharper edges |" in table[0]
-    assert "champion | 1 | none | the / first |" in table[1]  # a bar would be a new column
+    (table,) = markdown_tables(model.description)
+    assert [row[1:] for row in table[1:]] == [
+        ["champion", "2", "1", "sharper edges"],
+        ["champion", "1", "none", "the | first"],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -162,13 +167,13 @@ def test_the_list_shows_scores_and_who_is_champion(
 ) -> None:
     register(20.0)
     register(21.5)
-    command(capsys, "1", "--reason", "steady")
+    command(capsys, "1", "--reason", "steady [bold]|[/bold]")
     status, out, _ = command(capsys, "--list")
     assert status == 0
     lines = [line.strip("│").split("│") for line in out.splitlines() if "│" in line]
     rows = [[cell.strip() for cell in line] for line in lines]
     assert [row[:4] for row in rows] == [["2", "", "21.5", "20.5"], ["1", "champion", "20", "19"]]
-    assert rows[1][-1] == "steady"
+    assert rows[1][-1] == "steady [bold]|[/bold]"
     assert [v.version for v in list_versions("rayfill", tracking_uri=store)] == ["2", "1"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import pytest
 from rich.console import Console
@@ -113,6 +114,15 @@ def test_the_table_keeps_the_best_score_and_hides_what_is_no_number(clock: Clock
     ]
 
 
+def test_a_name_is_shown_as_it_is(
+    clock: Clock, console_rows: Callable[[Callable[[Console], object]], list[list[str]]]
+) -> None:
+    name = "a|b [red]x[/red]"
+    trial = replace(RunConfig(), {"name": name, "train.epochs": 1})
+    progress = SweepProgress([trial], concurrent=1, console=log_console()[0])
+    assert console_rows(lambda console: console.print(progress.table()))[0][0] == name
+
+
 def test_a_terminal_gets_one_live_table(clock: Clock) -> None:
     stream = io.StringIO()
     console = Console(file=stream, width=100, force_terminal=True)
@@ -138,6 +148,4 @@ def test_a_terminal_is_given_back_after_an_error(clock: Clock) -> None:
 
 def cells(progress: SweepProgress) -> list[list[str]]:
     """Return the table's rows as text."""
-    table = progress.table()
-    columns = [list(column.cells) for column in table.columns]
-    return [[str(cell) for cell in row] for row in zip(*columns, strict=True)]
+    return progress.table().cells()

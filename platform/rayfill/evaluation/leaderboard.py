@@ -7,15 +7,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, JustifyMethod
-from rich.table import Table
+from rich.console import Console
 
 from rayfill.metrics import BUCKETS, MetricTable, Score
+from rayfill.runs.table import Cell, Column, Table, plain
 from rayfill_data.errors import ConfigError, unknown_name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Column:
+class MetricColumn:
     """How a metric is shown."""
 
     title: str
@@ -32,23 +32,23 @@ class Column:
 
 #: By metric, in the order shown; the arrow says which way is better.
 COLUMNS = {
-    "hole_psnr": Column(title="PSNR hole ↑", digits=2),
-    "hole_ssim": Column(title="SSIM hole ↑", digits=4),
-    "psnr": Column(title="PSNR ↑", digits=2),
-    "ssim": Column(title="SSIM ↑", digits=4),
-    "lpips": Column(title="LPIPS ↓", digits=4),
-    "fid": Column(title="FID ↓", digits=2),
-    "residual_object": Column(title="residual ↓", digits=4),
-    "l1": Column(title="L1 ↓", digits=4, usual=False),
-    "dice": Column(title="Dice ↑", digits=4, usual=False),
-    "dice_ceiling": Column(title="Dice ceiling", digits=4, usual=False),
-    "removal_psnr": Column(title="PSNR rem. ↑", digits=2, usual=False),
-    "removal_ssim": Column(title="SSIM rem. ↑", digits=4, usual=False),
-    "removal_residual_object": Column(title="residual rem. ↓", digits=4, usual=False),
-    "growth_px": Column(title="growth, px", digits=2, usual=False),
-    "uncovered": Column(title="uncovered ↓", digits=4, usual=False),
-    "found": Column(title="found ↑", digits=3, usual=False),
-    "iou": Column(title="mask IoU ↑", digits=3, usual=False),
+    "hole_psnr": MetricColumn(title="PSNR hole ↑", digits=2),
+    "hole_ssim": MetricColumn(title="SSIM hole ↑", digits=4),
+    "psnr": MetricColumn(title="PSNR ↑", digits=2),
+    "ssim": MetricColumn(title="SSIM ↑", digits=4),
+    "lpips": MetricColumn(title="LPIPS ↓", digits=4),
+    "fid": MetricColumn(title="FID ↓", digits=2),
+    "residual_object": MetricColumn(title="residual ↓", digits=4),
+    "l1": MetricColumn(title="L1 ↓", digits=4, usual=False),
+    "dice": MetricColumn(title="Dice ↑", digits=4, usual=False),
+    "dice_ceiling": MetricColumn(title="Dice ceiling", digits=4, usual=False),
+    "removal_psnr": MetricColumn(title="PSNR rem. ↑", digits=2, usual=False),
+    "removal_ssim": MetricColumn(title="SSIM rem. ↑", digits=4, usual=False),
+    "removal_residual_object": MetricColumn(title="residual rem. ↓", digits=4, usual=False),
+    "growth_px": MetricColumn(title="growth, px", digits=2, usual=False),
+    "uncovered": MetricColumn(title="uncovered ↓", digits=4, usual=False),
+    "found": MetricColumn(title="found ↑", digits=3, usual=False),
+    "iou": MetricColumn(title="mask IoU ↑", digits=3, usual=False),
 }
 
 
@@ -120,32 +120,8 @@ class Leaderboard:
 
     def show(self, console: Console) -> None:
         """Print the table, the buckets of its best entry and baselines, and the protocol."""
-        header, rows = self.cells()
-        table = Table(title=self.title)
-        for column in header:
-            justify: JustifyMethod = "left" if column in ("system", "kind") else "right"
-            folds = column == "system"
-            table.add_column(
-                column,
-                justify=justify,
-                no_wrap=not folds,
-                overflow="fold",
-                min_width=14 if folds else None,
-            )
-        kind = header.index("kind")
-        for number, row in enumerate(rows, start=1):
-            style = {"winner": "bold", "report": "dim"}.get(row[kind])
-            table.add_row(*row, style=style, end_section=number == len(self.entries))
-        console.print(table)
-        header, rows = self.bucket_cells()
-        buckets = Table(title=self.bucket_title())
-        for column in header:
-            left = column in ("system", "hole")
-            buckets.add_column(column, justify="left" if left else "right", no_wrap=not left)
-        last = self.ranked()[-1].name
-        for row in rows:
-            buckets.add_row(*row, end_section=self.deviations and last in row)
-        console.print(buckets)
+        console.print(self.table())
+        console.print(self.bucket_table())
         for name, value in self.protocol.items():
             console.print(f"  {name}: {value}", highlight=False, markup=False, soft_wrap=True)
         for note in self.all_notes():
@@ -155,10 +131,10 @@ class Leaderboard:
         """Return the same as Markdown."""
         notes = "".join(f"- Note: {note}\n" for note in self.all_notes())
         conditions = "".join(f"- {name}: {value}\n" for name, value in self.protocol.items())
+        buckets = self.bucket_table()
         return (
-            f"# {self.title}\n\n{_markdown(*self.cells())}\n"
-            f"{self.bucket_title()}:\n\n"
-            f"{_markdown(*self.bucket_cells())}\n{conditions}{notes}"
+            f"# {plain(self.title)}\n\n{self.table().markdown()}\n"
+            f"{buckets.title}:\n\n{buckets.markdown()}\n{conditions}{notes}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -228,71 +204,82 @@ class Leaderboard:
         asked = {m for m in self.columns if any(m in names for names in known)}
         return [m for m in COLUMNS if m in reported | (asked if self.columns else usual)]
 
-    def cells(self) -> tuple[list[str], list[list[str]]]:
-        """Return the header and the rows of the table as shown: entries by rank, then reports."""
+    def table(self) -> Table:
+        """Return the table as shown: entries by rank, then reports."""
         shown = self._shown()
-        header = ["#", "system", "kind", "epochs", "val", *(COLUMNS[m].title for m in shown)]
-        rows = []
+        rows: list[list[Cell]] = []
         for rank, entry in enumerate(self.ranked(), start=1):
-            row = [str(rank), entry.name, entry.kind, entry.epochs, _number(entry.val_score, 2)]
-            for metric in shown:
-                score = entry.table.total.get(metric)
-                row.append(_mean_and_std(score, COLUMNS[metric].digits) if score else "")
-            rows.append(row)
+            cells = [_mean_and_std(entry.table.total.get(m), COLUMNS[m].digits) for m in shown]
+            val = _number(entry.val_score, 2)
+            rows.append([rank, entry.name, entry.kind, entry.epochs, val, *cells])
         for reported in self.report:
             # As the report prints them: our digits would claim more, or hide some.
             values = [f"{reported.values[m]:g}" if m in reported.values else "" for m in shown]
             rows.append(["", reported.name, "report", "", "", *values])
+        columns = [
+            _numbers("#"),
+            Column("system", min_width=14),
+            Column("kind", no_wrap=True),
+            _numbers("epochs"),
+            _numbers("val"),
+            *(_numbers(COLUMNS[m].title) for m in shown),
+        ]
+        styles = [{"winner": "bold", "report": "dim"}.get(str(row[2]), "") for row in rows]
         if not any(entry.kind in ("trial", "winner", "run") for entry in self.entries):
-            header, *rows = [[*row[:3], *row[5:]] for row in (header, *rows)]  # nothing was trained
-        return header, rows
+            columns = [*columns[:3], *columns[5:]]  # nothing was trained
+            rows = [[*row[:3], *row[5:]] for row in rows]
+        return Table(
+            title=self.title,
+            columns=columns,
+            rows=rows,
+            row_styles=styles,
+            sections=(len(self.entries) - 1,),
+        )
 
-    def bucket_title(self) -> str:
-        """Return what :meth:`bucket_cells` shows."""
+    def bucket_table(self) -> Table:
+        """Return the table by hole ratio, samples first."""
         if self.deviations:
-            return "By hole ratio (percent)"
-        where = {"psnr": "of the picture", "removal_psnr": "after removal"}
-        shown = where.get(psnr_and_ssim(self.rank_by)[0], "inside the hole")
-        return f"PSNR / SSIM {shown} by hole ratio (percent)"
-
-    def bucket_cells(self) -> tuple[list[str], list[list[str]]]:
-        """Return the header and the rows of the table by hole ratio, samples first."""
-        if self.deviations:
-            return self._bucket_rows()
+            return self._deviations_table()
         # Every system is measured on the same samples; those filled perfectly count too.
         psnr, ssim = psnr_and_ssim(self.rank_by)
-        first = next(e for e in self.ranked() if psnr in e.table.total)
-        scores = {b: s[psnr] for b, s in first.table.buckets.items()}
+        measured = [entry for entry in self.ranked() if psnr in entry.table.total]
+        scores = {b: s[psnr] for b, s in measured[0].table.buckets.items()}
         counts = {bucket: score.n + score.n_infinite for bucket, score in scores.items()}
         filled = [bucket for bucket, count in counts.items() if count]
-        header = ["system", *filled]
-        rows = [["n", *(str(counts[bucket]) for bucket in filled)]]
-        for entry in self.ranked():
-            if psnr not in entry.table.total:
-                continue
+        rows: list[list[Cell]] = [["n", *(counts[bucket] for bucket in filled)]]
+        for entry in measured:
             means = [entry.table.buckets[bucket] for bucket in filled]
             cells = [f"{_number(s[psnr].mean, 2)} / {_number(s[ssim].mean, 3)}" for s in means]
             rows.append([entry.name, *cells])
-        return header, rows
+        where = {"psnr": "of the picture", "removal_psnr": "after removal"}
+        return Table(
+            title=f"PSNR / SSIM {where.get(psnr, 'inside the hole')} by hole ratio (percent)",
+            columns=["system", *map(_numbers, filled)],
+            rows=rows,
+        )
 
-    def _bucket_rows(self) -> tuple[list[str], list[list[str]]]:
+    def _deviations_table(self) -> Table:
         """Return a row for each bucket that has samples, and each entry."""
         ranked = self.ranked()
         shown = [m for m in self._shown() if any(m in e.table.buckets[BUCKETS[0]] for e in ranked)]
-        rows = []
+        rows: list[list[Cell]] = []
+        sections = []
         for bucket in BUCKETS:
             name = bucket
             for entry in ranked:
                 scores = entry.table.buckets[bucket]
                 # Every sample has an L1, a hole or not, and a finite one.
                 if count := scores["l1"].n:
-                    cells = [
-                        _mean_and_std(scores[m], COLUMNS[m].digits) if m in scores else ""
-                        for m in shown
-                    ]
-                    rows.append([name, str(count), entry.name, *cells])
+                    cells = [_mean_and_std(scores.get(m), COLUMNS[m].digits) for m in shown]
+                    rows.append([name, count, entry.name, *cells])
                     name = ""
-        return ["hole", "n", "system", *(COLUMNS[m].title for m in shown)], rows
+            sections.append(len(rows) - 1)
+        return Table(
+            title="By hole ratio (percent)",
+            columns=["hole", _numbers("n"), "system", *(_numbers(COLUMNS[m].title) for m in shown)],
+            rows=rows,
+            sections=sections,
+        )
 
 
 def psnr_and_ssim(metric: str) -> tuple[str, str]:
@@ -303,8 +290,12 @@ def psnr_and_ssim(metric: str) -> tuple[str, str]:
     return f"{where}psnr", f"{where}ssim"
 
 
-def _mean_and_std(score: Score, digits: int) -> str:
-    if not math.isfinite(score.mean):
+def _numbers(title: str) -> Column:
+    return Column(title, right=True, no_wrap=True)
+
+
+def _mean_and_std(score: Score | None, digits: int) -> str:
+    if score is None or not math.isfinite(score.mean):
         return ""
     if not math.isfinite(score.std):  # of all pixels together
         return _number(score.mean, digits)
@@ -313,8 +304,3 @@ def _mean_and_std(score: Score, digits: int) -> str:
 
 def _number(value: float, digits: int) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else ""
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

@@ -6,13 +6,12 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from rayfill.evaluation.measure import evaluate
 from rayfill.metrics import BUCKETS, MetricTable
 from rayfill.metrics.accumulate import Predict
+from rayfill.runs.table import Column, Table
 from rayfill_data.errors import DatasetError
 from rayfill_data.reader import SplitArrays
 
@@ -28,8 +27,8 @@ class MaskSizes:
     tables: Mapping[str, Sequence[MetricTable]]
     """By system, one for each radius."""
 
-    def rows(self) -> list[list[str]]:
-        """Return the cells: system, metric, bucket of the true mask, a value for each radius."""
+    def table(self) -> Table:
+        """Return a row for each system, metric and bucket of the true mask."""
         rows = []
         for system, tables in self.tables.items():
             for metric, digits in _METRICS.items():
@@ -39,25 +38,17 @@ class MaskSizes:
                         rows.append([system, metric.upper(), bucket, *_cells(values, digits)])
                 totals = [table.total[metric].mean for table in tables]
                 rows.append([system, metric.upper(), "all", *_cells(totals, digits)])
-        return rows
-
-    def header(self) -> list[str]:
-        """Return what stands above :meth:`rows`."""
-        return ["system", "metric", "bucket", *(f"{px:+d} px" for px in self.expansions_px)]
-
-    def show(self, console: Console) -> None:
-        """Print the table."""
-        table = Table(title="Whole pictures, by how far the mask is grown (+) or shrunk (-)")
-        for column in self.header():
-            table.add_column(column, justify="right" if column.endswith("px") else "left")
-        for row in self.rows():
-            table.add_row(*row, end_section=row[2] == "all")
-        console.print(table)
-
-    def markdown(self) -> str:
-        """Return the same as Markdown."""
-        lines = [self.header(), ["---"] * len(self.header()), *self.rows()]
-        return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+        return Table(
+            title="Whole pictures, by how far the mask is grown (+) or shrunk (-)",
+            columns=[
+                "system",
+                "metric",
+                "bucket",
+                *(Column(f"{px:+d} px", right=True) for px in self.expansions_px),
+            ],
+            rows=rows,
+            sections=[number for number, row in enumerate(rows) if row[2] == "all"],
+        )
 
 
 def measure_mask_sizes(

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
 from rayfill.evaluation.evaluate_all import samples_parquet
 from rayfill.evaluation.leaderboard import COLUMNS, Leaderboard
 from rayfill.evaluation.measure import Measured
 from rayfill.metrics import Score
 from rayfill.metrics.significance import Difference, paired_difference
+from rayfill.runs.table import Cell, Column, Table, plain
 from rayfill_data.errors import RayfillError
 from rayfill_data.redaction import redact_uri
 from rayfill_data.storage import write_file
@@ -78,13 +75,7 @@ class Evaluation:
     def show(self, console: Console) -> None:
         """Print the table, its buckets, its protocol and the differences."""
         self.board.show(console)
-        against = self.differences[0].against
-        table = Table(title=f"Difference from {against}, paired by sample, 95 % intervals")
-        for column in ("system", "metric", "difference", "verdict"):
-            table.add_column(column, justify="right" if column == "difference" else "left")
-        for row in self._difference_cells():
-            table.add_row(*row)
-        console.print(table)
+        console.print(self._difference_table())
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the samples' values as plain values."""
@@ -98,28 +89,19 @@ class Evaluation:
 
     def markdown(self) -> str:
         """Return what :meth:`show` prints as Markdown."""
-        rows = [["system", "metric", "difference", "verdict"], ["---"] * 4]
-        lines = [*rows, *self._difference_cells()]
-        table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-        against = self.differences[0].against
-        return (
-            f"{self.board.markdown()}\nDifference from {against}, paired by sample, 95 % "
-            f"intervals:\n\n{table}"
-        )
+        table = self._difference_table()
+        return f"{self.board.markdown()}\n{plain(table.title)}:\n\n{table.markdown()}"
 
     def csv(self) -> str:
         """Return a row for each system, bucket (``all`` is the total) and metric."""
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["system", "bucket", "metric", *Score._fields])
+        rows: list[list[Cell]] = []
         for name, measured in self.measured.items():
             groups = {"all": measured.table.total, **measured.table.buckets}
             for bucket, scores in groups.items():
                 if any(score.n + score.n_infinite for score in scores.values()):
-                    for metric, score in scores.items():
-                        cells = ["" if math.isnan(value) else value for value in score]
-                        writer.writerow([name, bucket, metric, *cells])
-        return stream.getvalue()
+                    rows += [[name, bucket, metric, *score] for metric, score in scores.items()]
+        columns = ("system", "bucket", "metric", *Score._fields)
+        return Table(columns=columns, rows=rows).csv()
 
     def write(self, out: str) -> list[str]:
         """Write table.json, table.csv, table.md and samples.parquet into a folder or URI.
@@ -138,22 +120,22 @@ class Evaluation:
             write_file(f"{root}/{name}", content)
         return [redact_uri(f"{root}/{name}") for name in files]
 
-    def _difference_cells(self) -> list[list[str]]:
+    def _difference_table(self) -> Table:
         rows = []
         for row in self.differences:
             if row.system == row.against:
                 continue
-            found = row.difference
-            digits = COLUMNS[row.metric].digits + 1
-            shown = (
-                ""
-                if found is None
-                else (
-                    f"{found.mean:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
-                )
-            )
+            found, shown = row.difference, ""
+            if found is not None:
+                spec = f"+.{COLUMNS[row.metric].digits + 1}f"
+                shown = f"{found.mean:{spec}} [{found.low:{spec}}, {found.high:{spec}}]"
             rows.append([row.system, row.metric, shown, row.verdict()])
-        return [*rows, [self.differences[0].against, "all", "0", "itself"]]
+        against = self.differences[0].against
+        return Table(
+            title=f"Difference from {against}, paired by sample, 95 % intervals",
+            columns=["system", "metric", Column("difference", right=True), "verdict"],
+            rows=[*rows, [against, "all", "0", "itself"]],
+        )
 
 
 def differences_from(

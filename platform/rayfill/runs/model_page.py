@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rayfill.runs.table import Column, Table
+
 _HEAD = "Inpainting models trained by Rayfill."
 #: How registered models began before they told their history.
 _OLDER = ("", "Models trained by Rayfill.")
@@ -42,12 +44,14 @@ def describe_version(
     loss = f", loss {tags['rayfill.loss']}" if "rayfill.loss" in tags else ""
     sweep = f" of sweep **{tags['rayfill.sweep']}**" if "rayfill.sweep" in tags else ""
     link = f"[{info.run_name}](#/experiments/{info.experiment_id}/runs/{info.run_id})"
-    rows = "".join(f"| {metric} | {value:.4g} |\n" for metric, value in scores.items())
+    table = Table(
+        columns=["score", Column("", right=True, format=".4g")], rows=list(scores.items())
+    )
     conditions = "".join(f"- {key}: {value}\n" for key, value in protocol.items())
     where = f"- folder: {tags['rayfill.dataset']}\n" if "rayfill.dataset" in tags else ""
     return (
         f"{network}{loss}, from run {link}{sweep}.\n\n"
-        f"| score | |\n| --- | ---: |\n{rows}\n"
+        f"{table.markdown()}\n"
         f"Measured under:\n\n{conditions}{where}\n"
         f"Serve the champion of this name:\n\n```\nrayfill serve --models {name}\n```\n"
     )
@@ -75,14 +79,15 @@ def describe_model(name: str, history: Sequence[Mapping[str, str]], *, present: 
     """
     if present not in _OLDER and not present.startswith(_HEAD):
         return present
-    rows = "".join(
-        f"| {one['at']} | {one['alias']} | {one['version']} | {one['from'] or 'none'} | "
-        f"{one['because'].replace('|', '/')} |\n"
-        for one in history[:_SHOWN]
+    table = Table(
+        columns=["when", "alias", *(Column(t, right=True) for t in ("version", "before")), "why"],
+        rows=[
+            [one["at"], one["alias"], one["version"], one["from"] or "none", one["because"]]
+            for one in history[:_SHOWN]
+        ],
     )
-    head = "| when | alias | version | before | why |\n| --- | --- | ---: | ---: | --- |\n"
     return (
         f"{_HEAD} Serve the champion with `rayfill serve --models {name}`; move the alias with "
         f"`rayfill promote VERSION --model {name} --reason ...`.\n\n"
-        + (f"{head}{rows}" if rows else "")
+        + (table.markdown() if table.rows else "")
     )

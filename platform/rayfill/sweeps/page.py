@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from rayfill.config.run import RunConfig
 from rayfill.evaluation.leaderboard import Leaderboard, psnr_and_ssim
 from rayfill.runs.run_page import NOTE
+from rayfill.runs.table import Cell, Column, Table
 from rayfill.runs.tracking import Tracker
 from rayfill.sweeps.space import Space, describe_space
 
@@ -42,8 +43,8 @@ def describe_sweep(
     name: str, *, space: Mapping[str, str], run_dir: str, board: Leaderboard | None = None
 ) -> str:
     """Return what a sweep varies and, when it is done, its table, in Markdown."""
-    rows = "".join(f"| `{key}` | {values} |\n" for key, values in space.items())
-    varied = f"| varied | values |\n| --- | --- |\n{rows}\n" if rows else ""
+    table = Table(columns=[Column("varied", code=True), "values"], rows=list(space.items()))
+    varied = f"{table.markdown()}\n" if space else ""
     address = f"#/experiments/{{experiment_id}}/runs?viewStateShareKey={name}"
     link = f"[Its runs as a table, best first]({address}&workflowType=machine_learning)"
     if board is None:
@@ -84,10 +85,12 @@ def record_sweep(
 
 def _short_table(board: Leaderboard) -> str:
     """Return the metric that ranks, of everything measured, best first."""
-    lines = [f"| # | {board.rank_by} | epochs | system |\n| ---: | ---: | ---: | --- |\n"]
+    rows: list[list[Cell]] = []
     for rank, entry in enumerate(board.ranked(), start=1):
         score = entry.table.total.get(board.rank_by)
-        value = f"{score.mean:.4g}" if score and math.isfinite(score.mean) else ""
         kind = "" if entry.kind == "trial" else f" ({entry.kind})"
-        lines.append(f"| {rank} | {value} | {entry.epochs} | {entry.name}{kind} |\n")
-    return "".join(lines)
+        value = score.mean if score else math.nan
+        rows.append([rank, value, entry.epochs, f"{entry.name}{kind}"])
+    number, epochs = Column("#", right=True), Column("epochs", right=True)
+    ranked_by = Column(board.rank_by, right=True, format=".4g")
+    return Table(columns=[number, ranked_by, epochs, "system"], rows=rows).markdown()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -10,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
 from rayfill.config.run import RunConfig
 from rayfill.runs.folder import Outcome
 from rayfill.runs.job import TrainingJob
+from rayfill.runs.table import Column, Table
 from rayfill.training.launch import train_on_ray
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class _Row:
     status: str = "waiting"
     loss: float = float("nan")
     score: float = float("nan")
-    best: float = float("-inf")
+    best: float = float("nan")
 
 
 class SweepProgress:
@@ -87,7 +88,7 @@ class SweepProgress:
         score = result.get(f"val/{self._metric}")  # not every epoch is validated
         if score is not None:
             row.score = score
-            row.best = max(row.best, score)
+            row.best = row.best if math.isnan(score) else max(score, row.best)  # best may be NaN
         measured = "" if score is None else f" {self._metric} {score:.3f}"
         self._show(
             f"{name} epoch {row.epoch}/{row.epochs}{measured} "
@@ -116,20 +117,19 @@ class SweepProgress:
         """Return the state of every trial."""
         left = _duration(self.remaining_s())
         count = str(len(self._rows)) + (f" of {len(self._rows) + self._more}" * bool(self._more))
-        table = Table(title=f"{count} trials, {self._concurrent} at a time, {left} left")
-        for column in ("trial", "state", "epoch", "train loss", f"val {self._metric}", "best"):
-            table.add_column(column, justify="left" if column in ("trial", "state") else "right")
-        for name, row in self._rows.items():
-            best = row.best if row.best > float("-inf") else float("nan")
-            table.add_row(
-                name,
-                row.status,
-                f"{row.epoch}/{row.epochs}",
-                _number(row.loss, 4),
-                _number(row.score, 3),
-                _number(best, 3),
-            )
-        return table
+        return Table(
+            title=f"{count} trials, {self._concurrent} at a time, {left} left",
+            columns=[
+                *("trial", "state"),
+                Column("epoch", right=True),
+                Column("train loss", right=True, format=".4f"),
+                *(Column(t, right=True, format=".3f") for t in (f"val {self._metric}", "best")),
+            ],
+            rows=[
+                [name, row.status, f"{row.epoch}/{row.epochs}", row.loss, row.score, row.best]
+                for name, row in self._rows.items()
+            ],
+        )
 
     def _show(self, line: str, *, often: bool = False) -> None:
         if self._live:
@@ -151,10 +151,6 @@ def train_watched(job: TrainingJob, *, capacity: Capacity, console: Console) -> 
         )
         progress.ended(name, Outcome(status="finished", epoch=summary.epochs))
     return summary
-
-
-def _number(value: float, digits: int) -> str:
-    return "" if value != value else f"{value:.{digits}f}"
 
 
 def _duration(seconds: float) -> str:

@@ -136,7 +136,10 @@ def test_only_parameters_that_differ_are_listed(base: np.ndarray) -> None:
         "b": Run(name="b", params={**common, "name": "b", "loss.terms": "mse", "storage": "/b"}),
     }
     found = comparison({"a": measured(base), "b": measured(base - 1)}, runs=runs)
-    assert found.changed() == (["loss.terms"], {"a": ["l1"], "b": ["mse"]})
+    changed = found.changed()
+    assert changed is not None
+    assert changed.header() == ["run", "loss.terms"]
+    assert changed.cells() == [["a", "l1"], ["b", "mse"]]
 
 
 def test_means_by_hole_ratio_are_the_means_of_their_samples(base: np.ndarray) -> None:
@@ -198,8 +201,6 @@ def test_text_in_markdown_is_shown_as_it_is(base: np.ndarray) -> None:
     name = "a|b<img src=x>`c`\nd"
     text = markdown(comparison({name: measured(base), "other": measured(base - 1)}))
     assert "a\\|b&lt;img src=x>\\`c\\` d" in text
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert len({line.replace("\\|", "").count("|") for line in rows}) == 1
 
 
 def test_values_are_written_as_a_reader_wants_them() -> None:

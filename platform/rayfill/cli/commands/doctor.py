@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from rich.markup import escape
-from rich.table import Table
 
 from rayfill.cli.console import make_console
 from rayfill.runs import places
 from rayfill.runs.mlflow_store import asking, sqlite_file
 from rayfill.runs.provenance import version_of
 from rayfill.runs.registry import DEFAULT_MODEL_NAME, NoSuchModelError, find_model
+from rayfill.runs.table import Column, Table
 from rayfill_data.errors import RayfillError
 from rayfill_data.redaction import redact_uri
 
@@ -55,13 +54,12 @@ def main(args: Sequence[str]) -> int:
     """Run the command."""
     asked = tyro.cli(DoctorArgs, args=list(args), prog="rayfill doctor")
     findings = list(examine(tracking_uri=places.tracking_uri(asked.tracking_uri)))
-    table = Table(show_header=True, title="Rayfill on this machine")
-    for column in ("what", "state", "found", "what to do"):
-        table.add_column(column, overflow="fold")
     styles = {"ok": "green", "optional": "yellow", "broken": "red"}
-    for finding in findings:
-        state = f"[{styles[finding.state]}]{finding.state}[/]"
-        table.add_row(finding.what, state, escape(finding.found), escape(finding.advice))
+    table = Table(
+        title="Rayfill on this machine",
+        columns=["what", Column("state", styles=styles), "found", "what to do"],
+        rows=[[one.what, one.state, one.found, one.advice] for one in findings],
+    )
     make_console().print(table)
     return int(any(finding.state == "broken" for finding in findings))
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import tyro
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from rayfill.cli.console import make_console
+from rayfill.runs.table import Column, Table
 from rayfill_data.errors import ConfigError, RayfillError
 
 
@@ -51,18 +50,21 @@ def _listed(width: int) -> Table:
     from rayfill.models import MODELS, model_spec
     from rayfill_data.extension import registered
 
-    table = Table(title=f"Networks at width {width}")
-    numbers = ("parameters", "multiply-adds at 256x256", "stride")
-    for column in ("name", *numbers, "paper", "what it is"):
-        table.add_column(column, justify="right" if column in numbers else "left")
+    rows = []
     for name in MODELS:
         # A joint model is counted around the Attention U-Net, with the default segmenter.
         whole = ModelConfig(name=name, width=width, depth=4, hole_fill="zero", output="direct")
         options = whole.options() if name == "joint" else {"width": width}
-        table.add_row(name, *_numbers(name, options), MODELS[name].paper, MODELS[name].summary)
+        rows.append([name, *_numbers(name, options), MODELS[name].paper, MODELS[name].summary])
     for name, place in registered("model").items():
-        table.add_row(name, *_numbers(name, {}), place, model_spec(name).summary)
-    return table
+        rows.append([name, *_numbers(name, {}), place, model_spec(name).summary])
+    counts = ("parameters", "multiply-adds at 256x256", "stride")
+    numbers = [Column(title, right=True) for title in counts]
+    return Table(
+        title=f"Networks at width {width}",
+        columns=["name", *numbers, "paper", "what it is"],
+        rows=rows,
+    )
 
 
 def _numbers(name: str, options: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -85,10 +87,10 @@ def _check(name: str, *, extra: Mapping[str, int | float | bool | str], console:
         raise ConfigError(problems)
     options = config.options()
     found = broken(lambda: build_model(config.name, **options))
-    table = Table(title=Text(f"{config.name} {options or ''}".strip()))
-    for column in ("what every model promises", "", "what is wrong"):
-        table.add_column(column)
-    for check, problem in found.items():
-        table.add_row(Text(check), "failed" if problem else "passed", Text(problem))
+    table = Table(
+        title=f"{config.name} {options or ''}".strip(),
+        columns=["what every model promises", "", "what is wrong"],
+        rows=[[check, "failed" if wrong else "passed", wrong] for check, wrong in found.items()],
+    )
     console.print(table)
     return int(any(found.values()))

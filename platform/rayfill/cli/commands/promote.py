@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ import tyro
 from rayfill.cli.console import make_console
 from rayfill.runs import places
 from rayfill.runs.registry import CHAMPION, DEFAULT_MODEL_NAME, NoSuchModelError
+from rayfill.runs.table import Cell, Column, Table
 from rayfill_data.errors import ConfigError, RayfillError
 
 if TYPE_CHECKING:
@@ -84,6 +86,7 @@ def _promote(asked: PromoteArgs, *, tracking_uri: str, console: Console) -> None
         f"{new.name}@{asked.alias} is now version {new.version}"
         f"{f' (before: {old.version})' if old else ''}. Servers follow within seconds.",
         highlight=False,
+        markup=False,
     )
 
 
@@ -99,29 +102,18 @@ def _unlike(new: RegisteredModel, old: RegisteredModel) -> list[str]:
 
 def _show_change(old: RegisteredModel | None, new: RegisteredModel, *, console: Console) -> None:
     """Print the scores of what was promoted beside those of what it replaces."""
-    from rich.table import Table
-
-    table = Table()
-    table.add_column("score")
-    for version in (old, new):
-        if version:
-            table.add_column(f"version {version.version}", justify="right")
-    if old:
-        table.add_column("change", justify="right")
+    rows: list[list[Cell]] = []
     for metric, value in new.scores.items():
-        cells = [f"{value:.4f}"]
-        if old:
-            before = old.scores.get(metric)
-            change = "" if before is None else f"{value - before:+.4f}"
-            cells = ["" if before is None else f"{before:.4f}", *cells, change]
-        table.add_row(metric, *cells)
-    console.print(table)
+        before = old.scores.get(metric, math.nan) if old else math.nan
+        rows.append([metric, before, value, value - before] if old else [metric, value])
+    titles = [f"version {version.version}" for version in (old, new) if version]
+    change = [Column("change", right=True, format="+.4f")] if old else []
+    scores = [Column(title, right=True, format=".4f") for title in titles]
+    console.print(Table(columns=["score", *scores, *change], rows=rows))
 
 
 def _show_all(name: str, *, tracking_uri: str, console: Console) -> None:
     """Print every version, its main scores and its alias, newest first."""
-    from rich.table import Table
-
     from rayfill.runs.model_page import score_tags
     from rayfill.runs.registry import list_versions
 
@@ -129,23 +121,18 @@ def _show_all(name: str, *, tracking_uri: str, console: Console) -> None:
     scores = [score_tags(version.scores) for version in versions]
     known = dict.fromkeys(metric for one in scores for metric in one)
     metrics = [metric for metric in known if metric in _LISTED or metric.startswith("val_")]
-    table = Table(title=name)
-    for column in ("version", "alias"):
-        table.add_column(column)
-    for metric in metrics:
-        table.add_column(metric.replace("_", " "), justify="right")
-    for column in ("dataset", "registered (UTC)", "promoted because"):
-        table.add_column(column, overflow="fold")
+    rows = []
     for version, one in zip(versions, scores, strict=True):
         made = datetime.datetime.fromtimestamp(version.created_ms / 1000, tz=datetime.UTC)
         data = version.protocol.get("dataset", ""), version.protocol.get("dataset_hash", "")[:8]
-        table.add_row(
-            version.version,
-            version.alias,
-            *(one.get(metric, "") for metric in metrics),
-            " ".join(data).strip(),
-            f"{made:%Y-%m-%d %H:%M}",
-            version.promoted_because,
-            style="bold" if version.alias == CHAMPION else None,
-        )
+        values = [one.get(metric, "") for metric in metrics]
+        facts = [" ".join(data).strip(), f"{made:%Y-%m-%d %H:%M}", version.promoted_because]
+        rows.append([version.version, version.alias, *values, *facts])
+    of_scores = [Column(metric.replace("_", " "), right=True) for metric in metrics]
+    table = Table(
+        title=name,
+        columns=["version", "alias", *of_scores, "dataset", "registered (UTC)", "promoted because"],
+        rows=rows,
+        row_styles=["bold" if version.alias == CHAMPION else "" for version in versions],
+    )
     console.print(table)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from rayfill.evaluation.report.contents import Comparison, interval, metric_name, unit
+from rayfill.runs.table import Column, Table
 
 #: So few runs stand beside each other, with a line for each parameter; more stand below each other.
 _FEW_RUNS = 4
@@ -27,13 +26,8 @@ def show(comparison: Comparison, *, console: Console) -> None:
 def _show_leads(comparison: Comparison, *, console: Console) -> None:
     if comparison.best is None or not comparison.differences:
         return
-    title = f"Lead of {escape(comparison.best.name)} on the same samples, 95 % intervals"
-    table = Table(title=title)
-    table.add_column("over", overflow="fold")
-    for metric in comparison.metrics:
-        dimension = f", {unit(metric)}" if unit(metric) else ""
-        table.add_column(f"{metric_name(metric)}{dimension}", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    titles = [", ".join(filter(None, (metric_name(m), unit(m)))) for m in comparison.metrics]
+    rows = []
     for pair in comparison.differences:
         found = [pair.by_metric.get(metric) for metric in comparison.metrics]
         cells = [
@@ -41,22 +35,27 @@ def _show_leads(comparison: Comparison, *, console: Console) -> None:
             for difference, metric in zip(found, comparison.metrics, strict=True)
         ]
         chance = "may be chance" if pair.tied(comparison.sample_metric) else ""
-        table.add_row(escape(pair.name), *map(escape, cells), chance)
-    console.print(table)
+        rows.append([pair.name, *cells, chance])
+    console.print(
+        Table(
+            title=f"Lead of {comparison.best.name} on the same samples, 95 % intervals",
+            columns=[
+                "over",
+                *(Column(title, right=True, no_wrap=True) for title in titles),
+                Column("", no_wrap=True),
+            ],
+            rows=rows,
+        )
+    )
 
 
 def _show_changed(comparison: Comparison, *, console: Console) -> None:
-    keys, values = comparison.changed()
-    if not keys:
+    table = comparison.changed()
+    if table is None:
         return
-    rows = [["run", *keys], *([name, *own] for name, own in values.items())]
-    if len(values) <= min(_FEW_RUNS, len(keys)):
-        rows = [list(row) for row in zip(*rows, strict=True)]
-    table = Table(title="What differs between the runs")
-    for cell in rows[0]:
-        table.add_column(escape(cell), overflow="fold")
-    for row in rows[1:]:
-        table.add_row(*map(escape, row))
+    if len(table.rows) <= min(_FEW_RUNS, len(table.columns) - 1):
+        header, *rows = zip(table.header(), *table.cells(), strict=True)
+        table = Table(title=table.title, columns=header, rows=rows)
     console.print(table)
 
 

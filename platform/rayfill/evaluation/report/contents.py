@@ -15,6 +15,7 @@ from rayfill.evaluation.measure import Measured
 from rayfill.metrics import BUCKETS, bucket_of
 from rayfill.metrics.significance import Difference, paired_difference
 from rayfill.runs.folder import RunFolder
+from rayfill.runs.table import Table
 
 #: Parameters in which any two runs differ, or that change nothing that is learned.
 _OF_NO_INTEREST = ("name", "storage", "tracking.")
@@ -161,7 +162,7 @@ class Comparison:
                 )
         return sentences
 
-    def changed(self) -> tuple[list[str], dict[str, list[str]]]:
+    def changed(self) -> Table | None:
         """Return the parameters that differ, and every run's values of them, best first.
 
         A parameter that a run's version of Rayfill did not have is empty, and no difference.
@@ -174,9 +175,16 @@ class Comparison:
             if not key.startswith(_OF_NO_INTEREST)
             and len({run.params[key] for run in runs if key in run.params}) > 1
         ]
-        return differing, {
-            run.name: [shortened(run.params.get(key, "")) for key in differing] for run in runs
-        }
+        if not differing:
+            return None
+        return Table(
+            title="What differs between the runs",
+            columns=["run", *differing],
+            rows=[
+                [run.name, *(shortened(run.params.get(key, "")) for key in differing)]
+                for run in runs
+            ],
+        )
 
     def by_hole_ratio(self, name: str) -> list[BucketMean]:
         """Return a system's means by hole ratio, where there are samples, with 95 % intervals."""

@@ -34,29 +34,23 @@ def page(comparison: Comparison, *, sheets: Sequence[Sheet]) -> str:
         sheets: its contact sheets, if they could be drawn.
     """
     board = comparison.board
-    header, rows = board.cells()
-    bucket_header, bucket_rows = board.bucket_cells() if comparison.best else ([], [])
-    changed, of_runs = comparison.changed()
     _, left_out = shown_systems(comparison)
     return _template().render(
         board=board,
         verdict=comparison.verdict(),
         facts=_facts(comparison),
-        header=header,
-        rows=rows,
+        rows=board.table().cells(),
         leads=_leads(comparison),
         metric=metric_name(comparison.sample_metric),
         unit=unit(comparison.sample_metric),
         plots=plots.pages(comparison),
-        bucket_header=bucket_header,
-        bucket_rows=bucket_rows,
+        buckets=board.bucket_table() if comparison.best else None,
         sheets=[
             (sheet.kind, [(row, [_shown(tile) for tile in row.tiles]) for row in sheet.rows])
             for sheet in sheets
         ],
         left_out=left_out,
-        changed=changed,
-        of_runs=[[name, *values] for name, values in of_runs.items()],
+        changed=comparison.changed(),
         unranked=comparison.unranked,
         faults=comparison.faults(),
         runs=list(comparison.runs.values()),
