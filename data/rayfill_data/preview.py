@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import cv2
@@ -12,13 +13,13 @@ from rayfill_data.batches import prepared_masks
 from rayfill_data.codec import UInt8Array, decode_png
 from rayfill_data.contract import IGNORE_LABEL, SPLITS
 from rayfill_data.mask_shapes import draw_mask
-from rayfill_data.masks import dilate, sample_rng
+from rayfill_data.masks import sample_rng
 from rayfill_data.reader import PreparedDataset
+from rayfill_data.sheet import NOTHING, SheetRow, Tile, draw_sheet, fitted, mark_hole
 
-#: The longest side of a picture on the sheet, in pixels; smaller ones are enlarged to whole times.
+#: The longest side of a picture on the sheet.
 _TILE_PX = 192
-_GAP_PX = 6
-_TITLE_PX = 28
+_TEXT_PX = 16
 _HOLE_COLOUR = (230, 30, 60)
 _HOLE_OPACITY = 0.55
 _WHITE = 255
@@ -43,23 +44,15 @@ def contact_sheet(dataset: PreparedDataset, *, per_split: int = 6) -> UInt8Array
     Raises:
         ImageError: a damaged sample.
     """
-    strips = [
-        _strip(dataset, split, _rows(dataset, split, per_split))
-        for split in SPLITS
-        if dataset.counts[split]
-    ]
-    width = max(strip.shape[1] for strip in strips)
-    padded = [
-        np.pad(strip, ((0, 0), (0, width - strip.shape[1]), (0, 0)), constant_values=_WHITE)
-        for strip in strips
-    ]
-    return np.concatenate(padded)
+    rows = {split: _rows(dataset, split, per_split) for split in SPLITS if dataset.counts[split]}
+    sheet_rows = [row for split in rows for row in _sheet_rows(dataset, split, rows[split])]
+    return draw_sheet(sheet_rows, text_px=_TEXT_PX)
 
 
-def _strip(dataset: PreparedDataset, split: str, rows: list[dict[str, Any]]) -> UInt8Array:
-    """Return one split's samples beside each other below its title."""
+def _sheet_rows(dataset: PreparedDataset, split: str, rows: list[dict[str, Any]]) -> list[SheetRow]:
+    """Return one split's samples, each a column, below its title."""
     paired = any(row["target"] is not None for row in rows)
-    tiles = []
+    columns = []
     for row in rows:
         image = decode_png(row["image"])
         target = image if row["target"] is None else decode_png(row["target"])
@@ -68,19 +61,10 @@ def _strip(dataset: PreparedDataset, split: str, rows: list[dict[str, Any]]) -> 
         pictures = [marked, *[image] * paired, target]
         if row.get("labels") is not None:
             pictures.append(_coloured(decode_png(row["labels"])))
-        tiles.append(np.concatenate([_framed(picture) for picture in pictures]))
-    tallest = max(len(tile) for tile in tiles)
-    tiles = [
-        np.pad(tile, ((0, tallest - len(tile)), (0, 0), (0, 0)), constant_values=_WHITE)
-        for tile in tiles
-    ]
-    body = np.concatenate(tiles, axis=1)
-    title = np.full((_TITLE_PX, body.shape[1], 3), _WHITE, np.uint8)
-    text = f"{split}: {dataset.counts[split]}"
-    cv2.putText(
-        title, text, (_GAP_PX, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1, cv2.LINE_AA
-    )
-    return np.concatenate([title, body])
+        columns.append([Tile(picture=fitted(picture, side_px=_TILE_PX)) for picture in pictures])
+    tiles = list(itertools.zip_longest(*columns, fillvalue=NOTHING))
+    title = f"{split}: {dataset.counts[split]}"
+    return [SheetRow(heading=title, tiles=tiles[0]), *(SheetRow(tiles=own) for own in tiles[1:])]
 
 
 def _rows(dataset: PreparedDataset, split: str, count: int) -> list[dict[str, Any]]:
@@ -109,25 +93,6 @@ def _hole(dataset: PreparedDataset, row: dict[str, Any]) -> UInt8Array:
     return draw_mask(name, dataset.height, dataset.width, rng=rng, ratio_range=ratio_range)
 
 
-def mark_hole(
-    image: UInt8Array, hole: UInt8Array, *, colour: tuple[int, int, int], opacity: float
-) -> UInt8Array:
-    """Tint the hole, so that what lies in it can still be seen, and draw its outline in white.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        hole: (H, W) uint8, above 0 in the hole.
-        colour: RGB of the tint.
-        opacity: Of the tint, in [0, 1].
-    """
-    inside = hole > 0
-    marked = image.astype(np.float32)
-    marked[inside] = (1 - opacity) * marked[inside] + opacity * np.array(colour, np.float32)
-    outline = (dilate(hole, radius_px=1) > 0) & ~inside
-    marked[outline] = _WHITE
-    return np.rint(marked).astype(np.uint8)
-
-
 def _coloured(labels: UInt8Array) -> UInt8Array:
     """Give every label a colour of its own: black for nothing, hues that lie far apart, white."""
     value = np.arange(256)
@@ -135,17 +100,3 @@ def _coloured(labels: UInt8Array) -> UInt8Array:
     palette = cv2.cvtColor(hues.astype(np.uint8)[None], cv2.COLOR_HSV2RGB)[0]
     palette[0], palette[IGNORE_LABEL] = 0, _WHITE
     return np.asarray(palette[labels], np.uint8)
-
-
-def _framed(picture: UInt8Array) -> UInt8Array:
-    """Scale to the tile, small pictures by a whole number so that pixels stay visible."""
-    height, width = picture.shape[:2]
-    longest = max(height, width)
-    if longest <= _TILE_PX:
-        times = _TILE_PX // longest
-        scaled = picture.repeat(times, axis=0).repeat(times, axis=1)
-    else:
-        size = (round(width * _TILE_PX / longest), round(height * _TILE_PX / longest))
-        scaled = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
-    margin = ((0, _GAP_PX), (_GAP_PX, 0), (0, 0))
-    return np.pad(scaled, margin, constant_values=_WHITE)

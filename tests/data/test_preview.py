@@ -4,15 +4,17 @@ from typing import Any
 
 import numpy as np
 
-from rayfill_data.preview import _coloured, _strip, contact_sheet
+from rayfill_data.preview import _coloured, _sheet_rows, contact_sheet
 from rayfill_data.reader import PreparedDataset
+
+HEADING = 2 * 6 + 20  # pixels
 
 
 def test_a_sheet_shows_samples_of_every_split(make_dataset: Any) -> None:
     dataset = PreparedDataset.open(str(make_dataset(train=300, val=7, test=2)))
     sheet = contact_sheet(dataset, per_split=4)
     # 16-pixel samples, twelve times enlarged: marked image, image, target; three splits.
-    assert sheet.shape == (3 * (28 + 3 * (192 + 6)), 4 * (192 + 6), 3)
+    assert sheet.shape == (6 + 3 * (HEADING + 3 * (192 + 6)), 6 + 4 * (192 + 6), 3)
     assert sheet.dtype == np.uint8
     np.testing.assert_array_equal(sheet, contact_sheet(dataset, per_split=4))
 
@@ -21,7 +23,7 @@ def test_the_hole_is_marked_and_the_target_is_not(make_dataset: Any) -> None:
     dataset = PreparedDataset.open(str(make_dataset(val=1)))
     arrays = dataset.load("val")
     sheet = contact_sheet(dataset, per_split=1)
-    top = 28 + 3 * (192 + 6) + 28  # below the training strip and a title
+    top = 6 + HEADING + 3 * (192 + 6) + HEADING  # below the training split and a heading
     marked, image, target = (
         sheet[top + row * 198 : top + row * 198 + 192 : 12, 6 : 6 + 192 : 12] for row in range(3)
     )
@@ -44,6 +46,7 @@ def test_labels_have_colours_of_their_own() -> None:
 def test_a_set_of_pictures_alone_has_two_rows(make_dataset: Any, make_rows: Any) -> None:
     dataset = PreparedDataset.open(str(make_dataset()))
     rows = [row | {"target": None, "labels": row["hole_mask"]} for row in make_rows(2)]
-    plain = _strip(dataset, "val", [row | {"labels": None} for row in rows])
-    assert plain.shape[0] == 28 + 2 * 198
-    assert _strip(dataset, "val", rows).shape[0] == 28 + 3 * 198
+    plain = _sheet_rows(dataset, "val", [row | {"labels": None} for row in rows])
+    assert [len(row.tiles) for row in plain] == [2, 2]
+    assert [row.heading for row in plain] == ["val: 7", ""]
+    assert len(_sheet_rows(dataset, "val", rows)) == 3

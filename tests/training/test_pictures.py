@@ -28,14 +28,14 @@ def test_a_sheet_holds_the_four_pictures_pixel_for_pixel(
     sheets = picture_sheets(batch, prediction)
     assert len(sheets) == 2
     wide, high = width * factor, height * factor
-    assert sheets[0].shape == (2 * (high + 26), 2 * wide + 8, 3)
+    title = 22  # an 18-pixel line
+    assert sheets[0].shape == (6 + 2 * (title + high + 6), 6 + 2 * (wide + 6), 3)
     composite = batch.hole_mask * prediction + (1 - batch.hole_mask) * batch.image
     white = batch.hole_mask + (1 - batch.hole_mask) * batch.image
     places = {(0, 0): white, (0, 1): composite, (1, 0): batch.target, (1, 1): prediction}
     for index, sheet in enumerate(sheets):
         for (row, column), expected in places.items():
-            y, x = 26 + row * (high + 26), column * (wide + 8)
+            y, x = 6 + title + row * (title + high + 6), 6 + column * (wide + 6)
             part = sheet[y : y + high : factor, x : x + wide : factor]
             assert np.array_equal(part, to_uint8(expected.numpy())[index])
-            caption = sheet[y - 26 : y, x : x + wide]
-            assert (caption < 128).any()  # something is written there
+            assert (sheet[y - title : y, x : x + wide] < 128).any()  # something is written there

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+
 import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 from rayfill.models.batch import TensorBatch
-from rayfill_data.codec import to_uint8
+from rayfill_data.codec import UInt8Array, to_uint8
+from rayfill_data.sheet import SheetRow, Tile, draw_sheet, fitted
 
 #: MLflow frames a picture in a square and cuts the bottom off in a small tile: what is looked at
 #: first stands above.
-_CAPTIONS = ("input", "result", "original", "network alone")
-_GAP, _CAPTION, _FONT = 8, 26, 18
-#: Small pictures are enlarged to about this side, by a whole number and without smoothing.
-_SIDE = 256
+_TITLES = ("input", "result", "original", "network alone")
+_TEXT_PX = 18
+#: Small pictures are enlarged to at most this side.
+_SIDE_PX = 256
 
 
-def picture_sheets(batch: TensorBatch, prediction: torch.Tensor) -> list[NDArray[np.uint8]]:
+def picture_sheets(batch: TensorBatch, prediction: torch.Tensor) -> list[UInt8Array]:
     """Return for each sample a sheet: input and result above, original and prediction below.
 
     The hole is white in the input; the result is the composite, the prediction inside the hole.
@@ -34,19 +34,13 @@ def picture_sheets(batch: TensorBatch, prediction: torch.Tensor) -> list[NDArray
     marked = torch.where(hole, torch.ones_like(batch.image), batch.image)
     composite = torch.where(hole, prediction, batch.image)
     parts = [to_uint8(part.cpu().numpy()) for part in (marked, composite, batch.target, prediction)]
-    return [_sheet(list(sample)) for sample in zip(*parts, strict=True)]
+    return [_sheet(sample) for sample in zip(*parts, strict=True)]
 
 
-def _sheet(parts: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    height, width = parts[0].shape[:2]
-    factor = max(1, round(_SIDE / max(height, width)))
-    size = width * factor, height * factor
-    across, down = size[0] + _GAP, size[1] + _CAPTION
-    sheet = Image.new("RGB", (2 * across - _GAP, 2 * down), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT)
-    for number, (part, caption) in enumerate(zip(parts, _CAPTIONS, strict=True)):
-        x, y = number % 2 * across, number // 2 * down
-        draw.text((x + 2, y + 2), caption, fill="black", font=font)
-        picture = Image.fromarray(part).resize(size, Image.Resampling.NEAREST)
-        sheet.paste(picture, (x, y + _CAPTION))
-    return np.asarray(sheet)
+def _sheet(pictures: Sequence[UInt8Array]) -> UInt8Array:
+    side_px = max(_SIDE_PX, *pictures[0].shape[:2])  # large ones keep every pixel
+    tiles = [
+        Tile(title=title, picture=fitted(picture, side_px=side_px))
+        for title, picture in zip(_TITLES, pictures, strict=True)
+    ]
+    return draw_sheet([SheetRow(tiles=tiles[:2]), SheetRow(tiles=tiles[2:])], text_px=_TEXT_PX)

@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
-from rayfill.evaluation.report.captions import broken, caption
 from rayfill.evaluation.report.found import Asked, FoundRun
 from rayfill.evaluation.report.gather import gather
 from rayfill.evaluation.report.sheets import (
     KINDS,
     MOST_SYSTEMS,
+    TILE_PX,
     choose_samples,
     composites,
     draw_sheets,
-    fitted,
     render,
     shown_systems,
     system,
@@ -26,6 +25,7 @@ from rayfill.evaluation.report.sheets import (
 from rayfill.runs.folder import RunFolder
 from rayfill.runs.sweep_folder import SweepFolder
 from rayfill_data.errors import DatasetError
+from rayfill_data.sheet import fitted
 
 
 def whole_sweep(recorded: Any) -> Any:
@@ -72,8 +72,8 @@ def test_every_tile_has_its_own_value(recorded: Any) -> None:
     for sheet in sheets:
         assert len(sheet.rows) == 3
         for row in sheet.rows:
-            shown.add(row.sample_id)
-            index = arrays.sample_id.index(row.sample_id)
+            shown.add(row.heading)
+            index = arrays.sample_id.index(row.heading)
             assert [tile.title for tile in row.tiles] == names
             np.testing.assert_array_equal(row.tiles[1].picture, arrays.target[index])
             for tile in row.tiles[2:]:
@@ -158,26 +158,6 @@ def test_more_systems_than_can_be_looked_at_keep_the_best_and_some_baselines(
     assert (len(kept), left_out) == (4, [])
 
 
-@pytest.mark.parametrize(
-    ("shape", "shown"),
-    [
-        ((64, 64), (128, 128)),
-        ((32, 48), (96, 144)),
-        ((17, 16), (153, 144)),
-        ((512, 256), (160, 80)),
-    ],
-)
-def test_small_pictures_grow_by_whole_numbers(
-    shape: tuple[int, int], shown: tuple[int, int]
-) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    large = fitted(picture)
-    assert large.shape[:2] == shown
-    if shown[0] > shape[0]:
-        times = shown[0] // shape[0]
-        np.testing.assert_array_equal(large[::times, ::times], picture)
-
-
 def test_a_sheet_holds_the_pictures_pixel_for_pixel(recorded: Any) -> None:
     sheet = draw_sheets(whole_sweep(recorded), arrays=recorded.arrays, count=2)[0]
     drawn = render(sheet)
@@ -185,7 +165,7 @@ def test_a_sheet_holds_the_pictures_pixel_for_pixel(recorded: Any) -> None:
     windows = np.lib.stride_tricks.sliding_window_view(drawn, (160, 160, 3))[:, :, 0]
     for row in sheet.rows:
         for tile in row.tiles:
-            corner = tile.enlarged()
+            corner = fitted(tile.picture, side_px=TILE_PX)
             hits = np.argwhere((windows[:, :, 0, 0] == corner[0, 0]).all(axis=-1))
             assert any((windows[top, left] == corner).all() for top, left in hits)
 
@@ -196,14 +176,3 @@ def test_another_split_than_was_measured_is_refused(recorded: Any, other_dataset
     arrays = PreparedDataset.open(str(other_dataset)).load("test")
     with pytest.raises(DatasetError, match="not the one that was measured"):
         draw_sheets(whole_sweep(recorded), arrays=arrays, count=4)
-
-
-def test_captions_fit_and_lose_nothing_that_has_room() -> None:
-    name = "19-attention_unet-log_mse-4-0"
-    parts = broken(name, width=128, most=3)
-    assert "".join(parts) == name
-    assert len(parts) == 2
-    assert broken(name, width=60, most=1)[0].endswith("…")
-    assert broken("", width=60, most=2) == []
-    assert caption(name, width=128, lines=2).shape == (30, 128, 3)
-    assert (caption("", width=9) == 255).all()

@@ -19,8 +19,9 @@ from rayfill.evaluation.report.contents import (
     unit,
     with_unit,
 )
-from rayfill.evaluation.report.sheets import Sheet, Tile, fitted, shown_systems
+from rayfill.evaluation.report.sheets import TILE_PX, Sheet, shown_systems
 from rayfill_data.codec import UInt8Array, encode_png
+from rayfill_data.sheet import Tile, fitted
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -46,7 +47,10 @@ def page(comparison: Comparison, *, sheets: Sequence[Sheet]) -> str:
         plots=plots.pages(comparison),
         buckets=board.bucket_table() if comparison.best else None,
         sheets=[
-            (sheet.kind, [(row, [_shown(tile) for tile in row.tiles]) for row in sheet.rows])
+            (
+                sheet.kind,
+                [(row, [_shown(tile) for tile in row.tiles]) for row in sheet.rows],
+            )
             for sheet in sheets
         ],
         left_out=left_out,
@@ -100,7 +104,7 @@ def _leads(comparison: Comparison) -> dict[str, tuple[str, bool]]:
 
 
 def _shown(tile: Tile) -> dict[str, Any]:
-    height, width = tile.enlarged().shape[:2]
+    height, width = fitted(tile.picture, side_px=TILE_PX).shape[:2]
     return {
         "title": tile.title,
         "value": tile.value,
@@ -113,7 +117,7 @@ def _shown(tile: Tile) -> dict[str, Any]:
 
 def _data_uri(picture: UInt8Array) -> str:
     """Return a picture as it is, for the browser to enlarge, or a large one reduced."""
-    reduced = fitted(picture)
+    reduced = fitted(picture, side_px=TILE_PX)
     if reduced.shape[0] >= picture.shape[0]:
         kind, content = "png", encode_png(picture)
     else:

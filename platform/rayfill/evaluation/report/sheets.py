@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from rayfill.runs.bundle import load_bundle
 from rayfill_data.batches import evaluation_batches
 from rayfill_data.codec import UInt8Array, to_uint8
 from rayfill_data.errors import DatasetError, RayfillError, unknown_name
-from rayfill_data.preview import mark_hole
+from rayfill_data.sheet import SheetRow, Tile, draw_sheet, fitted, mark_hole
 
 if TYPE_CHECKING:
     from rayfill_data.reader import SplitArrays
@@ -34,35 +33,10 @@ MOST_SYSTEMS = 12
 #: Of these, so many are kept for classical baselines.
 _MOST_BASELINES = 4
 
-#: The longest side of a picture that is shown, in pixels.
-_TILE_PX = 160
+#: The longest side of a picture that is shown.
+TILE_PX = 160
 _HOLE_COLOUR = (213, 94, 0)
 _HOLE_OPACITY = 0.6
-_WHITE = 255
-_GAP_PX = 6
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Tile:
-    """One picture of a sheet and what stands below it."""
-
-    title: str
-    value: str
-    picture: UInt8Array
-    """(H, W, 3) RGB, as large as it was made."""
-
-    def enlarged(self) -> UInt8Array:
-        """Return the picture as it is shown: small ones a whole number of times larger."""
-        return fitted(self.picture)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SheetRow:
-    """One sample: its input, the true picture, and what every system makes of it."""
-
-    sample_id: str
-    hole_ratio: float
-    tiles: Sequence[Tile]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,6 +46,8 @@ class Sheet:
     kind: str
     """One of :data:`KINDS`."""
     rows: Sequence[SheetRow]
+    """A sample each, which its heading names: its input, the true picture, and what every system
+    makes of it, as large as they were made."""
 
 
 def choose_samples(
@@ -177,35 +153,32 @@ def draw_sheets(comparison: Comparison, *, arrays: SplitArrays, count: int) -> l
     indices = [index for kind in KINDS for index in chosen[kind]]
     if not indices:
         return []
+    rows = dict(zip(indices, _sheet_rows(comparison, indices=indices, arrays=arrays), strict=True))
+    return [
+        Sheet(kind=kind, rows=[rows[i] for i in chosen[kind]]) for kind in KINDS if chosen[kind]
+    ]
+
+
+def _sheet_rows(
+    comparison: Comparison, *, indices: Sequence[int], arrays: SplitArrays
+) -> list[SheetRow]:
+    metric = comparison.sample_metric
     part = _subset(arrays, [comparison.sample_id[index] for index in indices])
-    entries, _ = shown_systems(comparison)
     filled = {
         entry.name: composites(
             system(comparison, entry), arrays=part, removal=metric.startswith("removal_")
         )
-        for entry in entries
+        for entry in shown_systems(comparison)[0]
     }
-    rows = {
-        index: SheetRow(
-            sample_id=comparison.sample_id[index],
-            hole_ratio=float(comparison.hole_ratio[index]),
-            tiles=[
-                *_given(part, place),
-                *(
-                    Tile(
-                        title=entry.name,
-                        value=_value(comparison, entry.name, metric, index),
-                        picture=filled[entry.name][place],
-                    )
-                    for entry in entries
-                ),
-            ],
-        )
-        for place, index in enumerate(indices)
-    }
-    return [
-        Sheet(kind=kind, rows=[rows[i] for i in chosen[kind]]) for kind in KINDS if chosen[kind]
-    ]
+    rows = []
+    for place, index in enumerate(indices):
+        made = [
+            Tile(title=n, value=_value(comparison, n, metric, index), picture=pictures[place])
+            for n, pictures in filled.items()
+        ]
+        tiles = [*_given(part, place), *made]
+        rows.append(SheetRow(heading=comparison.sample_id[index], tiles=tiles))
+    return rows
 
 
 def _given(arrays: SplitArrays, index: int) -> list[Tile]:
@@ -257,40 +230,19 @@ def composites(model: InpaintingModel, *, arrays: SplitArrays, removal: bool) ->
 
 
 def render(sheet: Sheet) -> UInt8Array:
-    """Return a sheet as one picture (H, W, 3): a line for each sample, a column for each system."""
-    from rayfill.evaluation.report.captions import broken, caption
-
-    lines = []
-    for row in sheet.rows:
-        pictures = [tile.enlarged() for tile in row.tiles]
-        width = pictures[0].shape[1]
-        tall = max(len(broken(tile.title, width=width, most=3)) for tile in row.tiles)
-        cells = [
-            np.concatenate(
-                [
-                    caption(tile.title, width=width, lines=tall),
-                    picture,
-                    caption(tile.value, width=width),
-                ]
+    """Return a sheet as one picture (H, W, 3): a row for each sample, a column for each system."""
+    return draw_sheet(
+        [
+            SheetRow(
+                heading=f"{sheet.kind}: {row.heading}",
+                tiles=[
+                    dataclasses.replace(tile, picture=fitted(tile.picture, side_px=TILE_PX))
+                    for tile in row.tiles
+                ],
             )
-            for tile, picture in zip(row.tiles, pictures, strict=True)
+            for row in sheet.rows
         ]
-        pictured = np.concatenate([_padded(cell, right=_GAP_PX) for cell in cells], axis=1)
-        name = caption(f"{sheet.kind}: {row.sample_id}", width=pictured.shape[1], muted=True)
-        lines.append(_padded(np.concatenate([name, pictured]), bottom=3 * _GAP_PX))
-    whole = np.concatenate(lines)
-    return np.pad(whole, ((2 * _GAP_PX, 0), (2 * _GAP_PX, _GAP_PX), (0, 0)), constant_values=_WHITE)
-
-
-def fitted(picture: UInt8Array) -> UInt8Array:
-    """Return a picture of at most 160 pixels a side, a small one a whole number of times larger."""
-    height, width = picture.shape[:2]
-    longest = max(height, width)
-    if longest <= _TILE_PX:
-        times = _TILE_PX // longest
-        return picture.repeat(times, axis=0).repeat(times, axis=1)
-    size = (round(width * _TILE_PX / longest), round(height * _TILE_PX / longest))
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+    )
 
 
 def _value(comparison: Comparison, name: str, metric: str, index: int) -> str:
@@ -310,7 +262,3 @@ def _subset(arrays: SplitArrays, sample_id: Sequence[str]) -> SplitArrays:
             "Measure the runs again on this dataset, or restore the one they were measured on."
         )
     return arrays.take([places[name] for name in sample_id])
-
-
-def _padded(picture: UInt8Array, *, right: int = 0, bottom: int = 0) -> UInt8Array:
-    return np.pad(picture, ((0, bottom), (0, right), (0, 0)), constant_values=_WHITE)
