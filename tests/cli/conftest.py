@@ -30,7 +30,7 @@ def own_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     monkeypatch.chdir(tmp_path / "cwd")
     for name in ("MLFLOW_TRACKING_URI", "RAYFILL_STORAGE", "RAYFILL_HOME", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("COLUMNS", "160")  # messages in boxes stay on a line
+    monkeypatch.setenv("COLUMNS", "400")  # messages stay on a line, however long a folder's name
     yield
     signal.signal(signal.SIGTERM, handler)
     for name in set(os.environ) - set(before):

@@ -230,6 +230,7 @@ def test_the_installed_command_says_no_in_a_real_process(tmp_path: Path) -> None
         (["--sweep.inpainters", "unett", "--train.epochs", "0"], "Did you mean 'unet'?"),
         (["--sweep.losses"], "loss.terms of the sweep has no values"),
         (["--data.uri", "nowhere"], "data.uri: "),
+        (["--resume"], "no sweep 'attn_unet_sweep'"),
     ],
 )
 def test_the_sweep_script_refuses_before_anything_starts(

@@ -151,36 +151,3 @@ def test_trials_of_two_workers_go_through_ray_train(tmp_path: Path, make_dataset
     trials = {name: trace for name, trace in histories(home).items() if name[0] == "0"}
     assert len(trials) == 4
     assert all(len(trace) == EPOCHS for trace in trials.values())
-
-
-def test_settings_are_checked_before_anything_starts(tmp_path: Path) -> None:
-    process = start(
-        tmp_path,
-        tmp_path,
-        "--train.learning-rate",
-        "-1",
-        "--sweep.inpainters",
-        "unett",
-        "--name",
-        "a/b",
-    )
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 2
-    for expected in ("train.learning_rate is -1.0", "Did you mean 'unet'?", "name is"):
-        assert expected in output
-    assert not (tmp_path / "mlflow.db").exists()
-
-
-def test_a_missing_dataset_is_one_clear_line(tmp_path: Path) -> None:
-    process = start(tmp_path / "home", tmp_path / "nowhere")
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert "nowhere" in output
-    assert "Traceback" not in output
-
-
-def test_resume_without_a_sweep_says_so(tmp_path: Path, make_dataset: Any) -> None:
-    process = start(tmp_path / "home", make_dataset(), "--resume")
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert "no sweep 'attn_unet_sweep'" in output

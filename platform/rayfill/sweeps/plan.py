@@ -178,20 +178,29 @@ def open_plan(plan: Plan, *, resume: bool) -> Plan:
     Raises:
         RayfillError: nothing to resume, or the planned trials are not those of this call.
     """
-    name, newest = plan.name, newest_sweep(plan.name, storage=plan.storage)
     if resume:
-        if newest is None:
-            raise RayfillError(
-                f"There is no sweep {name!r} in {plan.storage} to resume; start it without "
-                "--resume."
-            )
-        return _resumed(read_plan(newest), now=plan)
+        return _resumed(plan_to_resume(plan.name, storage=plan.storage), now=plan)
+    name, newest = plan.name, newest_sweep(plan.name, storage=plan.storage)
     number = 1 if newest is None else sweep_number(newest, name=name) + 1
     while True:
         fresh = dataclasses.replace(plan, name=name if number == 1 else f"{name}-{number}")
         if fresh.create():
             return fresh
         number += 1  # another sweep of that name began in the same moment
+
+
+def plan_to_resume(name: str, *, storage: str) -> Plan:
+    """Return the plan of the newest sweep of a name.
+
+    Raises:
+        RayfillError: there is none, or its plan cannot be read.
+    """
+    newest = newest_sweep(name, storage=storage)
+    if newest is None:
+        raise RayfillError(
+            f"There is no sweep {name!r} in {storage} to resume; start it without --resume."
+        )
+    return read_plan(newest)
 
 
 def read_plan(folder: SweepFolder) -> Plan:

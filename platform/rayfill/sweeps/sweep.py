@@ -26,7 +26,6 @@ from rayfill.runs.run_page import (
     differing_keys,
     record_inputs,
 )
-from rayfill.runs.sweep_folder import newest_sweep
 from rayfill.sweeps.budget import Budget
 from rayfill.sweeps.draft import (
     Draft,
@@ -39,7 +38,7 @@ from rayfill.sweeps.draft import (
 from rayfill.sweeps.estimate import budget_words, estimate
 from rayfill.sweeps.options import SweepOptions
 from rayfill.sweeps.page import record_sweep
-from rayfill.sweeps.plan import Plan, open_plan, read_plan
+from rayfill.sweeps.plan import Plan, open_plan, plan_to_resume
 from rayfill.sweeps.results import Others, SweepResults, measure_others
 from rayfill.sweeps.space import Space, Variant, describe_space, varied_keys
 from rayfill.sweeps.stages import SweepRun
@@ -261,8 +260,9 @@ def _draft(sweep: Sweep, base: RunConfig) -> Draft:
 
 def _find_starts(sweep: Sweep, base: RunConfig, *, draft: Draft) -> dict[str, str]:
     """Return where the weights lie that phases and trials start from."""
-    newest = newest_sweep(base.name, storage=str(base.storage)) if sweep.resume else None
-    known = read_plan(newest).started_from if newest else {}
+    known: Mapping[str, str] = {}
+    if sweep.resume:
+        known = plan_to_resume(base.name, storage=str(base.storage)).started_from
     # Where there are phases, trials start from the last one.
     return find_starts(_phases(sweep, base)[:1] or draft.examples, known=known)
 

@@ -189,6 +189,7 @@ def recorded(finished: Recorded, monkeypatch: pytest.MonkeyPatch) -> Recorded:
     for name in ("MLFLOW_TRACKING_URI", "RAYFILL_STORAGE", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAYFILL_HOME", str(finished.home))
+    monkeypatch.setenv("COLUMNS", "400")  # numbers are shown, however long a folder's name
     return finished
 
 

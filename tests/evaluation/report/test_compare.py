@@ -378,7 +378,7 @@ def test_the_same_runs_give_the_same_bytes_in_another_process(
     there = ["nets", "--no-log", "--out", str(tmp_path / "there")]
     subprocess.run(
         [sys.executable, "-c", "from rayfill.cli.main import main; main()", "compare", *there],
-        env={**os.environ, "PYTHONHASHSEED": "7", "MPLCONFIGDIR": str(tmp_path / "mpl")},
+        env={**os.environ, "PYTHONHASHSEED": "7"},
         check=True,
         capture_output=True,
         timeout=300,
