@@ -21,9 +21,9 @@ from rayfill.config.run import (
 )
 from rayfill.runs.job import make_job
 from rayfill.sweeps.budget import Budget
-from rayfill.sweeps.options import SweepOptions
 from rayfill.sweeps.plan import Plan
 from rayfill.sweeps.progress import SweepProgress
+from rayfill.sweeps.spec import SweepOptions
 from rayfill.sweeps.trials import PlannedTrials
 from rayfill.sweeps.tune import run_trials
 from rayfill.training.cluster import Capacity, ray_cluster

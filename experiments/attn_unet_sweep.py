@@ -30,9 +30,9 @@ from rayfill.cli.main import guarded
 from rayfill.config.run import ModelConfig, RunConfig, TrackingConfig, TrainConfig, replace
 from rayfill.runs.data_location import data_labels
 from rayfill.runs.places import resolve_paths
-from rayfill.sweeps.options import SweepOptions
 from rayfill.sweeps.space import Axis, LogUniform, Variant
-from rayfill.sweeps.sweep import Sweep, WinnerOptions, run_sweep
+from rayfill.sweeps.spec import Sweep, SweepOptions, WinnerOptions
+from rayfill.sweeps.sweep import run_sweep
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

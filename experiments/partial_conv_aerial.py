@@ -19,7 +19,7 @@ from rayfill.config.presets import find_preset
 from rayfill.config.run import replace
 from rayfill.evaluation.leaderboard import ReportRow
 from rayfill.sweeps.space import Variant
-from rayfill.sweeps.sweep import WinnerOptions
+from rayfill.sweeps.spec import WinnerOptions
 
 _LIU = Variant(name="liu_loss", changes={"loss.terms": "liu"})
 _L1 = Variant(name="hole_valid_l1", changes={"loss.terms": "valid_l1+6*hole_l1"})

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from rayfill.config.run import RunConfig, replace
-from rayfill.sweeps.budget import Budget, hourly_cost
-from rayfill.sweeps.estimate import budget_words
-from rayfill.sweeps.options import SweepOptions
+from rayfill.sweeps.budget import Budget, budget_words, hourly_cost
+from rayfill.sweeps.spec import SweepOptions
 from rayfill.training.cluster import Capacity
 
 CORES = replace(RunConfig(), {"scaling.use_gpu": False, "scaling.cpus_per_worker": 2.0})

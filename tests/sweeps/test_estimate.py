@@ -9,8 +9,8 @@ import pytest
 
 from rayfill.config.run import RunConfig, replace
 from rayfill.models.cost import model_cost
-from rayfill.sweeps import estimate as module
-from rayfill.sweeps.estimate import estimate, training_flops
+from rayfill.sweeps import budget as module
+from rayfill.sweeps.budget import estimate, training_flops
 from rayfill.training.cluster import Capacity
 from rayfill_data.reader import PreparedDataset
 

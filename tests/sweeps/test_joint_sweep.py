@@ -19,7 +19,8 @@ from rayfill.models import JointModel
 from rayfill.runs.bundle import load_bundle
 from rayfill.runs.registry import find_model
 from rayfill.sweeps.plan import plan_trials
-from rayfill.sweeps.sweep import WinnerOptions, run_sweep
+from rayfill.sweeps.spec import WinnerOptions
+from rayfill.sweeps.sweep import run_sweep
 from rayfill_data.pipeline import prepare
 from rayfill_data.sources import PhotosOptions
 

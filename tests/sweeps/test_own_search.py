@@ -19,11 +19,11 @@ from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
 from rayfill.config.run import RunConfig, replace
-from rayfill.sweeps.options import SweepOptions
 from rayfill.sweeps.plan import Outcome, Plan, read_plan, write_outcome
 from rayfill.sweeps.searcher import SearcherTrials, point_of, suggestion_at, tune_space
 from rayfill.sweeps.space import IntRange, LogUniform, Uniform, Variant
-from rayfill.sweeps.sweep import Sweep, WinnerOptions, run_sweep
+from rayfill.sweeps.spec import Sweep, SweepOptions, WinnerOptions
+from rayfill.sweeps.sweep import run_sweep
 from rayfill_data.errors import ConfigError, RayfillError
 
 SPACE = {

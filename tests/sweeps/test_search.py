@@ -15,7 +15,6 @@ from rayfill.config.run import RunConfig, flatten, replace, to_dict
 from rayfill.losses import Availability
 from rayfill.runs.folder import Outcome
 from rayfill.sweeps.draft import draft_search, tell_earlier
-from rayfill.sweeps.options import SweepOptions
 from rayfill.sweeps.plan import Plan, make_trial, open_plan, plan_trials
 from rayfill.sweeps.population import explore
 from rayfill.sweeps.search import Told, next_by_optuna, next_random
@@ -30,6 +29,7 @@ from rayfill.sweeps.space import (
     find_point,
     values_at,
 )
+from rayfill.sweeps.spec import SweepOptions
 from rayfill.sweeps.trials import OptunaTrials, PlannedTrials
 from rayfill_data.errors import ConfigError, RayfillError
 

@@ -19,10 +19,10 @@ from rayfill.runs.job import make_job
 from rayfill.runs.sweep_folder import SweepFolder
 from rayfill.sweeps.budget import Budget
 from rayfill.sweeps.continuing import continued_sweep
-from rayfill.sweeps.options import SweepOptions
 from rayfill.sweeps.plan import Plan, read_plan
 from rayfill.sweeps.space import LogUniform
-from rayfill.sweeps.sweep import Sweep, SweepResult, WinnerOptions, run_sweep
+from rayfill.sweeps.spec import Sweep, SweepOptions, WinnerOptions
+from rayfill.sweeps.sweep import SweepResult, run_sweep
 from rayfill.training.launch import train_here
 
 pytestmark = [

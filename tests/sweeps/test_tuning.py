@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from rayfill.config.run import RunConfig, replace
-from rayfill.sweeps.options import SweepOptions
-from rayfill.sweeps.sweep import WinnerOptions
-from rayfill.sweeps.tune import concurrent_trials, trial_resources
-from rayfill.training.cluster import Capacity
+from rayfill.sweeps.spec import SweepOptions, WinnerOptions
+from rayfill.sweeps.tune import trial_resources
+from rayfill.training.cluster import Capacity, concurrent_trials
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from rayfill.runs.places import resolve_paths
 from rayfill.runs.record import attach_tracker
 from rayfill.runs.registry import promote, register_bundle
 from rayfill.sweeps.continuing import continued_sweep
-from rayfill.sweeps.options import SweepOptions
 from rayfill.sweeps.plan import Plan, open_plan
+from rayfill.sweeps.spec import SweepOptions
 from rayfill.sweeps.starts import find_bundle, find_starts, with_start
 from rayfill.training.launch import train_here
 from rayfill_data.errors import ConfigError, RayfillError

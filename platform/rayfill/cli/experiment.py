@@ -13,9 +13,9 @@ from rayfill.cli.console import make_console
 from rayfill.config.run import BUNDLED_DATA, RunConfig, flatten, replace, to_dict
 from rayfill.evaluation.evaluate_all import TABLE_BASELINES
 from rayfill.evaluation.leaderboard import ReportRow
-from rayfill.sweeps.options import SweepOptions
 from rayfill.sweeps.space import Variant
-from rayfill.sweeps.sweep import Sweep, SweepResult, WinnerOptions, run_sweep
+from rayfill.sweeps.spec import Sweep, SweepOptions, WinnerOptions
+from rayfill.sweeps.sweep import SweepResult, run_sweep
 from rayfill_data.errors import ConfigError, unknown_name
 
 #: What every experiment can be run at: minutes anywhere; an hour or so on a laptop; as the report.

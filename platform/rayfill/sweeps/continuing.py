@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from rayfill.config.run import RunConfig, replace
-from rayfill.sweeps.options import SweepOptions
 from rayfill.sweeps.plan import Plan, leaves
-from rayfill.sweeps.sweep import Sweep, WinnerOptions
+from rayfill.sweeps.spec import Sweep, SweepOptions, WinnerOptions
 from rayfill_data.errors import ConfigError, RayfillError, unknown_name
 
 Course = Literal["continue", "restart"]

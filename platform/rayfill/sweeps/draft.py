@@ -32,7 +32,7 @@ from rayfill_data.errors import ConfigError, RayfillError
 if TYPE_CHECKING:
     from ray.tune.search import Searcher
 
-    from rayfill.sweeps.options import SweepOptions
+    from rayfill.sweeps.spec import SweepOptions
 
 #: Above so many combinations of a space, values are checked one axis at a time.
 _MOST_PROBES = 512

@@ -18,15 +18,15 @@ from rayfill.sweeps.plan import leaves
 from rayfill.sweeps.progress import SweepProgress, train_watched
 from rayfill.sweeps.starts import with_start
 from rayfill.sweeps.trials import PlannedTrials
-from rayfill.sweeps.tune import concurrent_trials, run_trials
-from rayfill.training.cluster import Capacity
+from rayfill.sweeps.tune import run_trials
+from rayfill.training.cluster import Capacity, concurrent_trials
 from rayfill_data.errors import RayfillError
 from rayfill_data.reader import PreparedDataset
 
 if TYPE_CHECKING:
     from rayfill.runs.provenance import RunKind
     from rayfill.runs.tracking import Tracker
-    from rayfill.sweeps.sweep import Sweep
+    from rayfill.sweeps.spec import Sweep
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,127 +8,35 @@ import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from rayfill.config.run import RunConfig, replace
-from rayfill.evaluation.evaluate_all import TABLE_BASELINES
-from rayfill.evaluation.leaderboard import Leaderboard, ReportRow
+from rayfill.config.run import RunConfig
+from rayfill.evaluation.leaderboard import Leaderboard
 from rayfill.evaluation.measure import Measured
 from rayfill.runs import places
-from rayfill.runs.data_location import check_data, ensure_data
+from rayfill.runs.data_location import ensure_data
 from rayfill.runs.folder import Outcome, RunFolder
-from rayfill.runs.places import resolve_paths
 from rayfill.runs.run_page import (
     compared_params,
-    comparing,
-    differing_keys,
     record_inputs,
 )
-from rayfill.sweeps.budget import Budget
-from rayfill.sweeps.draft import (
-    Draft,
-    draft_runs,
-    draft_search,
-    make_source,
-    read_earlier,
-    tell_earlier,
-)
-from rayfill.sweeps.estimate import budget_words, estimate
-from rayfill.sweeps.options import SweepOptions
+from rayfill.sweeps.budget import Budget, budget_words, estimate
+from rayfill.sweeps.draft import make_source
 from rayfill.sweeps.page import record_sweep
-from rayfill.sweeps.plan import Plan, open_plan, plan_to_resume
+from rayfill.sweeps.prepared import prepare
 from rayfill.sweeps.results import Others, SweepResults, measure_others
-from rayfill.sweeps.space import Space, Variant, describe_space, varied_keys
+from rayfill.sweeps.space import describe_space
+from rayfill.sweeps.spec import Sweep
 from rayfill.sweeps.stages import SweepRun
-from rayfill.sweeps.starts import find_starts, with_start
-from rayfill.sweeps.tune import scheduler_problems
 from rayfill.training.cluster import place, ray_cluster
-from rayfill_data.errors import ConfigError
 from rayfill_data.reader import PreparedDataset
 from rayfill_data.redaction import redact_uri
 
 if TYPE_CHECKING:
-    from ray.tune.schedulers import TrialScheduler
-    from ray.tune.search import Searcher
-
     from rayfill.runs.registry import RegisteredModel
     from rayfill.runs.tracking import Tracker
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WinnerOptions:
-    """How the best trial is trained on, by all workers together."""
-
-    epochs: int = 12
-    """Further epochs, starting from the trial's best weights; 0 keeps the trial as it is."""
-    num_workers: int | None = None
-    """Data-parallel workers; None is one per GPU, or per core without GPUs."""
-    learning_rate: float = 2e-3
-    """Peak learning rate of the further training."""
-
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
-        if self.epochs < 0:
-            yield f"winner.epochs is {self.epochs}: it must be 0 or more."
-        if self.num_workers is not None and self.num_workers < 1:
-            yield f"winner.num_workers is {self.num_workers}: it must be at least 1."
-        if not self.learning_rate > 0:
-            yield f"winner.learning_rate is {self.learning_rate}: it must be above 0."
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """What to vary, around which base, and what to do with the best."""
-
-    base: RunConfig
-    space: Space = dataclasses.field(default_factory=dict)
-    """What is varied: listed values, variants, or ranges that random and optuna draw from."""
-    runs: Sequence[RunConfig] = ()
-    """Runs to train instead of those of a space."""
-    beside: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Folders of runs that were trained before, to stand in the table, by name."""
-    phases: Sequence[Variant] = ()
-    """Runs trained before the trials, one after the other with all workers, each from the weights
-    of the one before it; the trials start from the last."""
-    options: SweepOptions = SweepOptions()
-    winner: WinnerOptions = WinnerOptions()
-    winner_changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Dotted config keys that the winner's further training changes."""
-    baselines: Sequence[str] = TABLE_BASELINES
-    """Classical baselines that stand in the table."""
-    also: Sequence[str] = ()
-    """Further systems in the table: whatever `rayfill evaluate` measures."""
-    compare_trials: bool = False
-    """Say how each trial differs from the first, with an interval."""
-    report: Sequence[ReportRow] = ()
-    """Numbers of a report, shown below ours and never ranked."""
-    columns: Sequence[str] = ()
-    """Metrics to show instead of the usual ones."""
-    notes: Sequence[str] = ()
-    """What a reader of the table must know, a sentence each."""
-    scheduler: TrialScheduler | None = None
-    """A scheduler of Ray Tune's, without metric and mode, in place of the one that options name: it
-    stops trials early."""
-    searcher: Searcher | None = None
-    """A searcher of Ray Tune's in place of `options.search`: it suggests `options.trials` points of
-    the space, one value for each of its keys (of a variant, its name)."""
-    resume: bool = False
-
-    def __post_init__(self) -> None:
-        if self.searcher is not None:  # one point at a time, as Optuna is asked
-            options = dataclasses.replace(self.options, search="optuna")
-            object.__setattr__(self, "options", options)
-
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every part that cannot be used."""
-        yield from self.options.problems()
-        yield from self.winner.problems()
-        if self.searcher is not None and self.runs:
-            yield "Sweep.searcher chooses runs, and Sweep.runs gives them: leave one out."
-        if self.scheduler is not None:
-            yield from scheduler_problems(self.scheduler, options=self.options)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,33 +65,27 @@ def run_sweep(sweep: Sweep, *, console: Console) -> SweepResult:
     """
     began = time.monotonic()
     budget = Budget(sweep.options)
-    base = comparing(resolve_paths(sweep.base), varied_keys(sweep.space))
-    draft = _draft(sweep, base)
-    check_data(base)
-    found = _find_starts(sweep, base, draft=draft)
-    for note in draft.notes:
-        _print(f"Note: {note}", console=console)
-    nested = base.scaling.num_workers > 1
-    with ray_cluster(dashboard=nested) as capacity:
-        uri = ensure_data(base, console=console)
-        settled = functools.partial(place, capacity=capacity, data_uri=uri)
-        base = settled(base)
-        draft = draft.changed(settled)
-        dataset = PreparedDataset.open(uri)
-        phases = [with_start(settled(run), found) for run in _phases(sweep, base)]
-        planned = [*phases, *draft.examples]
-        expected, words = estimate(planned, dataset=dataset, capacity=capacity)
-        limits = budget_words(expected, options=sweep.options, trials=planned, capacity=capacity)
-        _print(f"{words} {limits}".strip(), console=console)
+    say = functools.partial(_print, console=console)
+    prepared = prepare(sweep)
+    for note in prepared.draft.notes:
+        say(f"Note: {note}")
+    with ray_cluster(dashboard=prepared.base.scaling.num_workers > 1) as capacity:
+        uri = ensure_data(prepared.base, console=console)
+        prepared = prepared.placed(functools.partial(place, capacity=capacity, data_uri=uri))
+        base, dataset = prepared.base, PreparedDataset.open(uri)
+        runs = prepared.examples
+        expected, words = estimate(runs, dataset=dataset, capacity=capacity)
+        limits = budget_words(expected, options=sweep.options, trials=runs, capacity=capacity)
+        say(f"{words} {limits}".strip())
         others = measure_others([*sweep.baselines, *sweep.also], dataset=dataset, config=base.eval)
-        plan, notes = _open(sweep, base, draft=draft, dataset=dataset, found=found)
+        plan, notes = prepared.open_plan(dataset)
         source = make_source(
             plan,
-            draft,
+            prepared.draft,
             base=base,
             options=sweep.options,
             searcher=sweep.searcher,
-            say=functools.partial(_print, console=console),
+            say=say,
         )
         with _parent_run(plan.name, sweep=sweep, base=source.sample, dataset=dataset) as parent:
             run = SweepRun(
@@ -195,16 +97,20 @@ def run_sweep(sweep: Sweep, *, console: Console) -> SweepResult:
                 console=console,
                 dataset=dataset,
             )
-            results = _train(run, phases=phases, others=others, notes=[*draft.notes, *notes])
+            results = _train(run, phases=prepared.phases, others=others, notes=notes)
             results.leaderboard.show(console)
             model = results.publish()
             results.report()
-    seconds = time.monotonic() - began
     if used := budget.words():
-        _print(used, console=console)
-    _say_where(base, name=plan.name, model=model, seconds=seconds, console=console)
+        say(used)
+    result = _result(results, model=model, seconds=time.monotonic() - began)
+    _say_where(base, result=result, console=console)
+    return result
+
+
+def _result(results: SweepResults, *, model: RegisteredModel | None, seconds: float) -> SweepResult:
     return SweepResult(
-        name=plan.name,
+        name=results.run.name,
         leaderboard=results.leaderboard,
         outcomes=results.outcomes,
         trials=results.run.trials,
@@ -224,71 +130,6 @@ def _train(
     notes = [*notes, *run.left_out(outcomes)]
     winner = run.train_winner(run.best_trial(outcomes), outcomes=outcomes)
     return SweepResults(run=run, outcomes=outcomes, winner=winner, others=others, notes=notes)
-
-
-def _phases(sweep: Sweep, base: RunConfig) -> list[RunConfig]:
-    """Return the runs before the trials, or raise every problem of every one at once."""
-    runs = [
-        replace(base, {**phase.changes, "name": f"phase{number}-{phase.name}"})
-        for number, phase in enumerate(sweep.phases, start=1)
-    ]
-    problems = dict.fromkeys(problem for run in runs for problem in run.problems())
-    if problems:
-        raise ConfigError(problems)
-    return runs
-
-
-def _draft(sweep: Sweep, base: RunConfig) -> Draft:
-    """Return what is planned, or raise every problem of every part at once."""
-    problems = [*sweep.problems(), *base.problems()]
-    draft = None
-    try:
-        _phases(sweep, base)
-        if sweep.runs:
-            differing = differing_keys(sweep.runs)
-            draft = draft_runs([comparing(resolve_paths(run), differing) for run in sweep.runs])
-        else:
-            draft = draft_search(base, sweep.space, options=sweep.options, searcher=sweep.searcher)
-    except ConfigError as error:
-        problems += error.problems
-    if problems or draft is None:
-        raise ConfigError(dict.fromkeys(problems))
-    if sweep.options.warm_from:
-        read_earlier(sweep.options.warm_from, storage=str(base.storage))
-    return draft
-
-
-def _find_starts(sweep: Sweep, base: RunConfig, *, draft: Draft) -> dict[str, str]:
-    """Return where the weights lie that phases and trials start from."""
-    known: Mapping[str, str] = {}
-    if sweep.resume:
-        known = plan_to_resume(base.name, storage=str(base.storage)).started_from
-    # Where there are phases, trials start from the last one.
-    return find_starts(_phases(sweep, base)[:1] or draft.examples, known=known)
-
-
-def _open(
-    sweep: Sweep,
-    base: RunConfig,
-    *,
-    draft: Draft,
-    dataset: PreparedDataset,
-    found: Mapping[str, str],
-) -> tuple[Plan, list[str]]:
-    """Write the plan down, or read back the one to resume; return it and what to note."""
-    plan = Plan(
-        name=base.name,
-        storage=str(base.storage),
-        trials=list(draft.trials),
-        search=draft.search,
-        started_from=dict(found),
-    )
-    if not sweep.options.warm_from:
-        return open_plan(plan, resume=sweep.resume), []
-    told, note = tell_earlier(
-        sweep.options.warm_from, space=draft.space, base=base, dataset_hash=dataset.content_hash
-    )
-    return open_plan(dataclasses.replace(plan, told=told), resume=sweep.resume), [note]
 
 
 @contextlib.contextmanager
@@ -330,20 +171,13 @@ def _print(line: str, *, console: Console) -> None:
     console.print(redact_uri(line), highlight=False, markup=False, soft_wrap=True)
 
 
-def _say_where(
-    config: RunConfig,
-    *,
-    name: str,
-    model: RegisteredModel | None,
-    seconds: float,
-    console: Console,
-) -> None:
-    _print(f"Runs and checkpoints: {config.storage}/{name}", console=console)
+def _say_where(config: RunConfig, *, result: SweepResult, console: Console) -> None:
+    _print(f"Runs and checkpoints: {config.storage}/{result.name}", console=console)
     _print(f"MLflow: {config.tracking.uri}", console=console)
-    if model:
-        console.print(
+    if model := result.model:
+        _print(
             f"Model {model.name} version {model.version}; serve the champion with "
             f"`rayfill serve --models {model.name}`.",
-            highlight=False,
+            console=console,
         )
-    console.print(f"Done in {seconds:.0f} s.", highlight=False)
+    _print(f"Done in {result.seconds:.0f} s.", console=console)

@@ -1,4 +1,4 @@
-"""Running the trials of a sweep side by side with Ray Tune."""
+"""Running the trials of a sweep side by side with Ray Tune, fed from our own plan."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rayfill.config.run import RunConfig
-from rayfill.runs.folder import Outcome
-from rayfill.runs.job import TrainingJob
+from rayfill.runs.folder import Outcome, continued_epochs
+from rayfill.runs.job import TrainingJob, make_job
 from rayfill.sweeps.budget import Budget
-from rayfill.sweeps.handout import Handout, lasting_outcome, make_searcher, make_stopper
-from rayfill.sweeps.options import SweepOptions
 from rayfill.sweeps.plan import Plan
+from rayfill.sweeps.spec import SweepOptions
 from rayfill.sweeps.trials import PlannedTrials
+from rayfill.training.cluster import concurrent_trials
 from rayfill.training.launch import train_here, train_on_ray
 
 if TYPE_CHECKING:
-    from ray.tune import Callback
+    from ray.tune import Callback, Stopper
     from ray.tune.schedulers import TrialScheduler
+    from ray.tune.search import Searcher
 
     from rayfill.sweeps.progress import SweepProgress
     from rayfill.training.cluster import Capacity
@@ -71,7 +72,7 @@ def run_trials(
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(most)
     metric = f"val/{first.eval.select_metric}"
-    handout = Handout(
+    feeder = TrialFeeder(
         source, budget=budget, most=most, parent=parent, progress=progress, prepare=prepare
     )
     tuner = tune.Tuner(
@@ -81,7 +82,7 @@ def run_trials(
         tune_config=tune.TuneConfig(
             metric=metric,
             mode="max",
-            search_alg=make_searcher(handout),
+            search_alg=make_searcher(feeder),
             num_samples=-1,
             scheduler=scheduler or _scheduler(options, longest=source.longest),
             reuse_actors=True,
@@ -92,12 +93,12 @@ def run_trials(
             name=plan.name,
             storage_path=f"{plan.storage}/.ray-tune",
             verbose=0,
-            stop=make_stopper(handout),
+            stop=make_stopper(feeder),
             failure_config=tune.FailureConfig(max_failures=first.scaling.max_failures),
-            callbacks=[_outcome_writer(handout)],
+            callbacks=[_outcome_writer(feeder)],
         ),
     )
-    if not handout.over():
+    if not feeder.over():
         tuner.fit()
     return {trial.name: _outcome(plan, trial, budget=budget) for trial in plan.trials}
 
@@ -132,15 +133,6 @@ def trial_resources(config: RunConfig) -> dict[str, float]:
         return {"CPU": _LAUNCHER_CPUS}
     gpus = {"GPU": scaling.gpus_per_worker} if scaling.use_gpu else {}
     return {"CPU": scaling.cpus_per_worker, **gpus}
-
-
-def concurrent_trials(config: RunConfig, *, capacity: Capacity) -> int:
-    """Return how many trials fit on the cluster side by side."""
-    scaling = config.scaling
-    fits = capacity.cpus / (scaling.cpus_per_worker * scaling.num_workers)
-    if scaling.use_gpu:
-        fits = min(fits, capacity.gpus / (scaling.gpus_per_worker * scaling.num_workers))
-    return max(1, int(fits))
 
 
 def _make_trainable(*, capacity: Capacity, metric: str) -> Callable[[dict[str, Any]], None]:
@@ -197,11 +189,11 @@ def _scheduler(options: SweepOptions, *, longest: int) -> Any:
     )
 
 
-def _outcome_writer(handout: Handout) -> Callback:
+def _outcome_writer(feeder: TrialFeeder) -> Callback:
     """Return the Tune callback that shows progress and writes down how each trial ended."""
     from ray.tune import Callback
 
-    jobs, progress = handout.jobs, handout.progress
+    jobs, progress = feeder.jobs, feeder.progress
 
     class OutcomeWriter(Callback):  # type: ignore[misc]
         def on_trial_start(
@@ -221,10 +213,10 @@ def _outcome_writer(handout: Handout) -> Callback:
             epoch = int(trial.last_result.get("epoch", 0))
             if epoch >= jobs[name].config.train.epochs:
                 self._end(name, Outcome(status="finished", epoch=epoch))
-            elif trial.trial_id not in handout.cut:
+            elif trial.trial_id not in feeder.cut:
                 self._end(name, Outcome(status="stopped", epoch=epoch))
             else:  # what it was before is still true
-                cut = Outcome(status="unfinished", epoch=epoch, reason=handout.budget.spent())
+                cut = Outcome(status="unfinished", epoch=epoch, reason=feeder.budget.spent())
                 progress.ended(name, lasting_outcome(jobs[name]) or cut)
 
         def on_trial_error(
@@ -250,3 +242,112 @@ def _last_line(error: object) -> str:
     cause = getattr(error, "cause", None) or error
     lines = str(cause).strip().splitlines() or ["unknown error"]
     return lines[-1]
+
+
+class TrialFeeder:
+    """What the searcher, the stopper and the callback of Tune share."""
+
+    def __init__(
+        self,
+        source: PlannedTrials,
+        *,
+        budget: Budget,
+        most: int,
+        parent: str,
+        progress: SweepProgress,
+        prepare: Callable[[RunConfig], RunConfig],
+    ) -> None:
+        self.budget = budget
+        self.progress = progress
+        self.jobs: dict[str, TrainingJob] = {}
+        self.cut: set[str] = set()
+        """Trials that the budget ended."""
+        self._source = source
+        self._most = most
+        self._parent = parent
+        self._prepare = prepare
+        self._live: dict[str, str] = {}
+
+    def next(self, trial_id: str) -> TrainingJob | None:
+        """Return what to train next, or None where there is nothing now."""
+        if self.over() or len(self._live) >= self._most:
+            return None
+        live = self._live.values()
+        trial = self._source.next(live=live)
+        if trial is None:
+            return None
+        self._live[trial_id] = trial.name
+        group = self._source.plan.name
+        job = make_job(self._prepare(trial), group=group, parent=self._parent)
+        self.jobs[trial.name] = job
+        self.progress.planned(trial, begun=continued_epochs(trial), more=self._source.missing())
+        if not lasting_outcome(job):
+            self.budget.begin(trial)
+        return job
+
+    def over(self) -> bool:
+        """Return whether nothing will come any more."""
+        return bool(self.budget.full()) or self._source.over(live=self._live.values())
+
+    def ended(self, trial_id: str) -> None:
+        """Note that a trial has ended."""
+        name = self._live.pop(trial_id, "")
+        self.budget.end(name)
+
+
+def make_searcher(feeder: TrialFeeder) -> Searcher:
+    """Return what Tune asks for trials."""
+    from ray.tune.search import Searcher
+
+    class HandoutSearcher(Searcher):  # type: ignore[misc]
+        def set_search_properties(self, *_: Any, **__: Any) -> bool:
+            return True
+
+        def suggest(self, trial_id: str) -> Any:
+            job = feeder.next(trial_id)
+            if job is None:
+                return Searcher.FINISHED if feeder.over() else None
+            return {"trial": job.config.name, "job": job.to_dict()}
+
+        def on_trial_complete(self, trial_id: str, *_: Any, **__: Any) -> None:
+            feeder.ended(trial_id)
+
+        def save(self, *_: Any) -> None:
+            """Our plan is the record; Tune's is never read."""
+
+        def __deepcopy__(self, memo: Any) -> Searcher:
+            return self
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Searcher, ()
+
+    return HandoutSearcher()
+
+
+def make_stopper(feeder: TrialFeeder) -> Stopper:
+    """Return what ends running trials after the epoch at which the budget is used up."""
+    from ray.tune.stopper import NoopStopper, Stopper
+
+    class BudgetStopper(Stopper):  # type: ignore[misc]
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+            if not feeder.budget.spent():
+                return False
+            feeder.cut.add(trial_id)
+            return True
+
+        def stop_all(self) -> bool:
+            return False
+
+        def __deepcopy__(self, memo: Any) -> Stopper:
+            return self
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return NoopStopper, ()
+
+    return BudgetStopper()
+
+
+def lasting_outcome(job: TrainingJob) -> Outcome | None:
+    """Return how a run ended in a way that is not tried again."""
+    outcome = job.folder.outcome()
+    return None if outcome is None or outcome.status == "failed" else outcome

@@ -127,3 +127,12 @@ def _own_packages() -> list[Path]:
     import rayfill_data
 
     return [Path(str(package.__file__)).parent for package in (rayfill, rayfill_data)]
+
+
+def concurrent_trials(config: RunConfig, *, capacity: Capacity) -> int:
+    """Return how many trials fit on the cluster side by side."""
+    scaling = config.scaling
+    fits = capacity.cpus / (scaling.cpus_per_worker * scaling.num_workers)
+    if scaling.use_gpu:
+        fits = min(fits, capacity.gpus / (scaling.gpus_per_worker * scaling.num_workers))
+    return max(1, int(fits))

@@ -10,7 +10,7 @@ import tyro
 
 from rayfill.cli.console import make_console
 from rayfill.runs import places
-from rayfill.sweeps.options import SweepOptions
+from rayfill.sweeps.spec import SweepOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

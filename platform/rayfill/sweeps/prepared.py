@@ -1,0 +1,117 @@
+"""A sweep settled and checked before anything is started: made once, and passed on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from rayfill.config.run import RunConfig, replace
+from rayfill.runs.data_location import check_data
+from rayfill.runs.places import resolve_paths
+from rayfill.runs.run_page import comparing, differing_keys
+from rayfill.sweeps.draft import Draft, draft_runs, draft_search, read_earlier, tell_earlier
+from rayfill.sweeps.plan import Plan, open_plan, plan_to_resume
+from rayfill.sweeps.space import varied_keys
+from rayfill.sweeps.spec import Sweep
+from rayfill.sweeps.starts import find_starts, with_start
+from rayfill.sweeps.tune import scheduler_problems
+from rayfill_data.errors import ConfigError
+from rayfill_data.reader import PreparedDataset
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What a sweep will run, every part of it checked."""
+
+    sweep: Sweep
+    base: RunConfig
+    """What all runs share, with absolute locations."""
+    draft: Draft
+    phases: Sequence[RunConfig]
+    """Runs before the trials, in their order."""
+    starts: Mapping[str, str]
+    """Where the weights lie that runs start from, by what names them."""
+
+    @property
+    def examples(self) -> list[RunConfig]:
+        """The phases, and runs like those that will be trained after them."""
+        return [*self.phases, *self.draft.examples]
+
+    def placed(self, settle: Callable[[RunConfig], RunConfig]) -> Prepared:
+        """Return the same with every run settled on a cluster."""
+        return dataclasses.replace(
+            self,
+            base=settle(self.base),
+            draft=self.draft.changed(settle),
+            phases=[with_start(settle(run), self.starts) for run in self.phases],
+        )
+
+    def open_plan(self, dataset: PreparedDataset) -> tuple[Plan, list[str]]:
+        """Write the plan down, or read back the one to resume; return it and what to note."""
+        plan = Plan(
+            name=self.base.name,
+            storage=str(self.base.storage),
+            trials=list(self.draft.trials),
+            search=self.draft.search,
+            started_from=dict(self.starts),
+        )
+        notes = list(self.draft.notes)
+        if earlier := self.sweep.options.warm_from:
+            told, note = tell_earlier(
+                earlier,
+                space=self.draft.space,
+                base=self.base,
+                dataset_hash=dataset.content_hash,
+            )
+            plan = dataclasses.replace(plan, told=told)
+            notes.append(note)
+        return open_plan(plan, resume=self.sweep.resume), notes
+
+
+def prepare(sweep: Sweep) -> Prepared:
+    """Return a sweep settled and checked; nothing is started or written.
+
+    Raises:
+        ConfigError: the problems of every part, all at once.
+        RayfillError: data, weights to start from, or a sweep to resume, that are not there.
+    """
+    base = comparing(resolve_paths(sweep.base), varied_keys(sweep.space))
+    problems = [*sweep.problems(), *base.problems()]
+    if sweep.scheduler is not None:
+        problems += scheduler_problems(sweep.scheduler, options=sweep.options)
+    phases: list[RunConfig] = []
+    draft = None
+    try:
+        phases = _phases(sweep, base)
+        draft = _draft(sweep, base)
+    except ConfigError as error:
+        problems += error.problems
+    if problems or draft is None:
+        raise ConfigError(dict.fromkeys(problems))
+    if sweep.options.warm_from:
+        read_earlier(sweep.options.warm_from, storage=str(base.storage))
+    check_data(base)
+    known: Mapping[str, str] = {}
+    if sweep.resume:
+        known = plan_to_resume(base.name, storage=str(base.storage)).started_from
+    # Where there are phases, trials start from the last one.
+    starts = find_starts(phases[:1] or draft.examples, known=known)
+    return Prepared(sweep=sweep, base=base, draft=draft, phases=phases, starts=starts)
+
+
+def _phases(sweep: Sweep, base: RunConfig) -> list[RunConfig]:
+    """Return the runs before the trials, or raise every problem of every one at once."""
+    runs = [
+        replace(base, {**phase.changes, "name": f"phase{number}-{phase.name}"})
+        for number, phase in enumerate(sweep.phases, start=1)
+    ]
+    if problems := dict.fromkeys(problem for run in runs for problem in run.problems()):
+        raise ConfigError(problems)
+    return runs
+
+
+def _draft(sweep: Sweep, base: RunConfig) -> Draft:
+    if not sweep.runs:
+        return draft_search(base, sweep.space, options=sweep.options, searcher=sweep.searcher)
+    differing = differing_keys(sweep.runs)
+    return draft_runs([comparing(resolve_paths(run), differing) for run in sweep.runs])

@@ -1,0 +1,158 @@
+"""What a sweep is asked to do: what to vary, how to choose, and what becomes of the best."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from rayfill.config.run import RunConfig
+from rayfill.evaluation.evaluate_all import TABLE_BASELINES
+from rayfill.evaluation.leaderboard import ReportRow
+from rayfill.sweeps.space import Space, Variant
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import TrialScheduler
+    from ray.tune.search import Searcher
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """How a sweep is run; what it varies is the experiment's own."""
+
+    search: Literal["grid", "random", "optuna"] = "grid"
+    """grid: every combination of listed values; random: points of the space; optuna: each point
+    where the results so far promise most (TPE)."""
+    trials: int | None = None
+    """Trials of random and optuna, or members of a population."""
+    warm_from: str | None = None
+    """optuna: another sweep, on the same dataset and metric, whose trials it knows beforehand."""
+    scheduler: Literal["asha", "none", "pbt"] = "asha"
+    """asha stops the weaker half of the trials early; none runs all to the end; pbt trains a
+    population whose worst members take over from the best, at varied hyperparameters."""
+    grace_epochs: int = 1
+    """Epochs every trial gets before it may be stopped early."""
+    generation_epochs: int = 1
+    """pbt: epochs between takeovers."""
+    max_concurrent: int | None = None
+    """Trials at a time; None is as many as the cluster holds."""
+    max_hours: float | None = None
+    """Hours after which no trial is begun and running ones end with their epoch. Limits are those
+    of one call; what they leave out goes on with a resume."""
+    max_trials: int | None = None
+    """Trials to begin in this call."""
+    max_cost: float | None = None
+    """Cost after which nothing is begun, as max_hours; it needs a price."""
+    cost_per_cpu_hour: float = 0.0
+    """Price of a CPU core for an hour, in any currency."""
+    cost_per_gpu_hour: float = 0.0
+    """Price of a GPU for an hour, in the same."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for every value that cannot be used."""
+        for name in ("grace_epochs", "generation_epochs"):
+            if getattr(self, name) < 1:
+                yield f"sweep.{name} is {getattr(self, name)}: it must be at least 1."
+        for name in ("trials", "max_concurrent", "max_trials"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                yield f"sweep.{name} is {value}: it must be at least 1."
+        for name in ("max_hours", "max_cost"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                yield f"sweep.{name} is {value}: it must be above 0."
+        for name in ("cost_per_cpu_hour", "cost_per_gpu_hour"):
+            if not getattr(self, name) >= 0:
+                yield f"sweep.{name} is {getattr(self, name)}: it must be 0 or more."
+        if self.max_cost is not None and not (self.cost_per_cpu_hour or self.cost_per_gpu_hour):
+            yield (
+                "sweep.max_cost needs a price: give sweep.cost_per_cpu_hour or "
+                "sweep.cost_per_gpu_hour."
+            )
+        yield from self._search_problems()
+
+    def _search_problems(self) -> Iterator[str]:
+        """Yield which parts of a search do not go together."""
+        if self.search == "grid" and self.trials is not None:
+            yield "sweep.trials is for sweep.search random or optuna; a grid has its own number."
+        if self.search != "grid" and self.trials is None:
+            yield f"sweep.search {self.search} needs sweep.trials: how many to try."
+        if self.warm_from is not None and self.search != "optuna":
+            yield f"sweep.warm_from needs sweep.search optuna, got {self.search}."
+        if self.scheduler == "pbt" and self.search == "optuna":
+            yield (
+                "sweep.scheduler pbt chooses hyperparameters itself: let it begin from "
+                "sweep.search grid or random."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WinnerOptions:
+    """How the best trial is trained on, by all workers together."""
+
+    epochs: int = 12
+    """Further epochs, starting from the trial's best weights; 0 keeps the trial as it is."""
+    num_workers: int | None = None
+    """Data-parallel workers; None is one per GPU, or per core without GPUs."""
+    learning_rate: float = 2e-3
+    """Peak learning rate of the further training."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for every value that cannot be used."""
+        if self.epochs < 0:
+            yield f"winner.epochs is {self.epochs}: it must be 0 or more."
+        if self.num_workers is not None and self.num_workers < 1:
+            yield f"winner.num_workers is {self.num_workers}: it must be at least 1."
+        if not self.learning_rate > 0:
+            yield f"winner.learning_rate is {self.learning_rate}: it must be above 0."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What to vary, around which base, and what to do with the best."""
+
+    base: RunConfig
+    space: Space = dataclasses.field(default_factory=dict)
+    """What is varied: listed values, variants, or ranges that random and optuna draw from."""
+    runs: Sequence[RunConfig] = ()
+    """Runs to train instead of those of a space."""
+    beside: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Folders of runs that were trained before, to stand in the table, by name."""
+    phases: Sequence[Variant] = ()
+    """Runs trained before the trials, one after the other with all workers, each from the weights
+    of the one before it; the trials start from the last."""
+    options: SweepOptions = SweepOptions()
+    winner: WinnerOptions = WinnerOptions()
+    winner_changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Dotted config keys that the winner's further training changes."""
+    baselines: Sequence[str] = TABLE_BASELINES
+    """Classical baselines that stand in the table."""
+    also: Sequence[str] = ()
+    """Further systems in the table: whatever `rayfill evaluate` measures."""
+    compare_trials: bool = False
+    """Say how each trial differs from the first, with an interval."""
+    report: Sequence[ReportRow] = ()
+    """Numbers of a report, shown below ours and never ranked."""
+    columns: Sequence[str] = ()
+    """Metrics to show instead of the usual ones."""
+    notes: Sequence[str] = ()
+    """What a reader of the table must know, a sentence each."""
+    scheduler: TrialScheduler | None = None
+    """A scheduler of Ray Tune's, without metric and mode, in place of the one that options name: it
+    stops trials early."""
+    searcher: Searcher | None = None
+    """A searcher of Ray Tune's in place of `options.search`: it suggests `options.trials` points of
+    the space, one value for each of its keys (of a variant, its name)."""
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.searcher is not None:  # one point at a time, as Optuna is asked
+            options = dataclasses.replace(self.options, search="optuna")
+            object.__setattr__(self, "options", options)
+
+    def problems(self) -> Iterator[str]:
+        """Yield one sentence for every part that cannot be used."""
+        yield from self.options.problems()
+        yield from self.winner.problems()
+        if self.searcher is not None and self.runs:
+            yield "Sweep.searcher chooses runs, and Sweep.runs gives them: leave one out."
