@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from training_step import random_batch
 
 from rayfill.models import InpaintingModel, build_model
-from rayfill.models.partial_conv import PartialConv2d
+from rayfill.models.unets.partial_conv import PartialConv2d
 
 #: Name, title, size in pixels, rounds.
 _NETWORKS = (

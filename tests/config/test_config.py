@@ -22,7 +22,7 @@ from rayfill.losses.perceptual import FEATURES
 from rayfill.metrics.lpips import BACKBONES
 from rayfill.models import FILLS, MODELS, build_model
 from rayfill.models.options import OUTPUTS
-from rayfill.models.partial_conv import NORMALISATIONS
+from rayfill.models.unets.partial_conv import NORMALISATIONS
 from rayfill_data.errors import ConfigError
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rayfill.models.discriminators import PatchDiscriminator
+from rayfill.models.edgeconnect.discriminators import PatchDiscriminator
 
 
 def test_each_logit_sees_70_by_70_pixels_8_apart():

@@ -7,9 +7,9 @@ import torch
 
 from rayfill.models import build_model
 from rayfill.models.cost import model_cost
-from rayfill.models.edgeconnect import EdgeConnect, one_hot_labels
-from rayfill.models.edgeconnect_generator import EdgeConnectGenerator
-from rayfill.models.edges import canny_edges
+from rayfill.models.edgeconnect.edges import canny_edges
+from rayfill.models.edgeconnect.generator import EdgeConnectGenerator
+from rayfill.models.edgeconnect.network import EdgeConnect, one_hot_labels
 from rayfill.models.options import OUTPUTS
 from rayfill.runs.bundle import load_bundle, save_bundle
 from rayfill_data.errors import ConfigError, RayfillError

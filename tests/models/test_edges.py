@@ -9,7 +9,7 @@ from scipy import ndimage
 from skimage.color import rgb2gray
 from skimage.feature import canny
 
-from rayfill.models.edges import canny_edges, luma
+from rayfill.models.edgeconnect.edges import canny_edges, luma
 from rayfill_data.errors import RayfillError
 
 

@@ -105,7 +105,7 @@ def test_parameter_counts_of_the_papers():
 
 
 def test_attention_gate_formula():
-    from rayfill.models.attention_unet import AttentionGate
+    from rayfill.models.unets.attention_unet import AttentionGate
 
     torch.manual_seed(0)
     gate = AttentionGate(4).eval()

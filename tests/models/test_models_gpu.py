@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rayfill.models import MODELS, build_model, option_names
-from rayfill.models.partial_conv import PartialConv2d
+from rayfill.models.unets.partial_conv import PartialConv2d
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from rayfill.models import build_model
-from rayfill.models.convmixer_unet import MixerLayer
 from rayfill.models.cost import model_cost
-from rayfill.models.dilated_unet import RangesBlock
-from rayfill.models.gated_conv_unet import GatedConv2d
+from rayfill.models.unets.convmixer_unet import MixerLayer
+from rayfill.models.unets.dilated_unet import RangesBlock
+from rayfill.models.unets.gated_conv_unet import GatedConv2d
 
 
 def randomise(module):

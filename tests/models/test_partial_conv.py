@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rayfill.models.partial_conv import NORMALISATIONS, PartialConv2d
+from rayfill.models.unets.partial_conv import NORMALISATIONS, PartialConv2d
 
 #: sources, output channels, kernel, and the geometry.
 CASES = {

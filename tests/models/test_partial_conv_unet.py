@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from rayfill.models import build_model
-from rayfill.models.partial_conv import PartialConv2d
+from rayfill.models.unets.partial_conv import PartialConv2d
 from rayfill_data.errors import ConfigError
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rayfill.models import build_model
+from rayfill.models.table import build_model
 from rayfill_data.errors import RayfillError
 
 

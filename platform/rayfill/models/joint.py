@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from rayfill.models.base import InpaintingModel, composite
-from rayfill.models.fill import mean_fill
+from rayfill.models.fills.fill import mean_fill
 from rayfill.models.options import CheckedOptions
 from rayfill_data.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
-    from rayfill.models.segmentation import SegmenterOutput, SelectedMask
+    from rayfill.models.segmentation.base import SegmenterOutput
+    from rayfill.models.segmentation.selection import SelectedMask
 
 # The tables of networks and segmenters are read late: the table of networks holds this model.
 
@@ -42,8 +43,8 @@ class JointConfig(CheckedOptions):
 
     def problems(self) -> Iterator[str]:
         """Yield one sentence for every value that cannot be used."""
-        from rayfill.models import MODELS, model_config
-        from rayfill.models.segmentation import segmenter_config
+        from rayfill.models.segmentation.table import segmenter_config
+        from rayfill.models.table import MODELS, model_config
 
         try:
             if self.inpainter == "joint":
@@ -105,8 +106,8 @@ class JointModel(InpaintingModel):
 
     def __init__(self, config: JointConfig) -> None:
         super().__init__()
-        from rayfill.models import build_model
-        from rayfill.models.segmentation import segmenter_architecture
+        from rayfill.models.segmentation.table import segmenter_architecture
+        from rayfill.models.table import build_model
 
         self.config = config
         self.segmenter = segmenter_architecture(
@@ -173,7 +174,7 @@ def select(labelled: SegmenterOutput, *, object_mask: Tensor) -> SelectedMask:
         labelled: what the segmenter said of the photos.
         object_mask: (B, 1, H, W), exactly 0 or 1.
     """
-    from rayfill.models.segmentation import SelectedMask, select_by_overlap
+    from rayfill.models.segmentation.selection import SelectedMask, select_by_overlap
 
     logits = labelled.logits
     inside = (logits.detach().softmax(dim=1) * object_mask).sum(dim=(2, 3))  # (B, K)

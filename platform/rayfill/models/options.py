@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from rayfill.models.fill import FILLS
+from rayfill.models.fills.fill import FILLS
 from rayfill_data.errors import ConfigError, unknown_name
 
 OUTPUTS = ("direct", "residual")

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from rayfill.models.base import InpaintingModel, check_inputs
-from rayfill.models.fill import zero_fill
-from rayfill.models.filled import pad_edge
+from rayfill.models.fills.fill import zero_fill
+from rayfill.models.fills.filled import pad_edge
 from rayfill.models.options import CheckedOptions
 from rayfill.models.spec import NetworkSpec
 from rayfill_data.errors import ConfigError, RayfillError
@@ -115,7 +115,7 @@ def outside_model(network: Any, name: str) -> NetworkSpec[InpaintingModel]:
         made = network(**config.values())
         return made if isinstance(made, InpaintingModel) else OutsideModel(made)
 
-    return NetworkSpec(build=build, config_type=options_type(network), summary=first_line(network))
+    return NetworkSpec(network=build, options=options_type(network), summary=first_line(network))
 
 
 def options_type(

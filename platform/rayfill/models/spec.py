@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from torch import nn
-
-from rayfill.models.options import CheckedOptions
 from rayfill_data.errors import ConfigError, unknown_name
 
-NetworkT = TypeVar("NetworkT", bound=nn.Module)
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rayfill.models.options import CheckedOptions
+
+NetworkT = TypeVar("NetworkT", bound="nn.Module")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec(Generic[NetworkT]):
     """Facts about a network that are known before it is built."""
 
-    build: Callable[..., NetworkT]
+    network: str | Callable[..., NetworkT]
     """Makes the network, with fresh weights, from its typed configuration; a segmenter also from
-    its ``labels``, by keyword."""
+    its ``labels``, by keyword. Of ours the place, ``module:Name``, imported when it is wanted."""
 
-    config_type: type[CheckedOptions]
-    """The frozen dataclass of its options."""
+    options: str | type[CheckedOptions]
+    """The frozen dataclass of its options, or its place."""
 
     paper: str = ""
     """Where the architecture comes from."""
 
     summary: str
     """One line for a list of networks."""
+
+    @property
+    def build(self) -> Callable[..., NetworkT]:
+        """Return what makes the network."""
+        made: Callable[..., NetworkT] = _at(self.network)
+        return made
+
+    @property
+    def config_type(self) -> type[CheckedOptions]:
+        """Return the type of its options."""
+        kind: type[CheckedOptions] = _at(self.options)
+        return kind
 
     @property
     def option_names(self) -> tuple[str, ...]:
@@ -57,3 +72,10 @@ class NetworkSpec(Generic[NetworkT]):
         if problems:
             raise ConfigError(problems)
         return self.config_type(**options)
+
+
+def _at(place: Any) -> Any:
+    if not isinstance(place, str):
+        return place
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -15,7 +15,7 @@ from rayfill.losses.adversarial import (
     hinge_discriminator_loss,
     hinge_generator_loss,
 )
-from rayfill.models.discriminators import PatchDiscriminator
+from rayfill.models.edgeconnect.discriminators import PatchDiscriminator
 from rayfill.training.ranks import everywhere
 from rayfill.training.stages import Judge, Judged, Term, Wrap
 

@@ -10,8 +10,8 @@ from rayfill.losses.adversarial import P2Weights
 from rayfill.losses.boundary import mask_expansion_loss, signed_distance
 from rayfill.models import InpaintingModel, JointModel
 from rayfill.models.batch import TensorBatch
-from rayfill.models.edgeconnect import EdgeConnect, one_hot_labels
-from rayfill.models.edges import canny_edges, luma
+from rayfill.models.edgeconnect.edges import canny_edges, luma
+from rayfill.models.edgeconnect.network import EdgeConnect, one_hot_labels
 from rayfill.models.joint import Found, differentiable_composite
 from rayfill.models.segmentation.base import IGNORED
 from rayfill.models.segmentation.losses import label_cross_entropy

@@ -15,7 +15,7 @@ from rayfill.config.run import RunConfig, TrainConfig
 from rayfill.losses import ADVERSARIAL, CompositeLoss, build_loss, parse_loss
 from rayfill.models import InpaintingModel, JointModel, build_model
 from rayfill.models.batch import TensorBatch
-from rayfill.models.edgeconnect import EdgeConnect
+from rayfill.models.edgeconnect.network import EdgeConnect
 from rayfill.training.adversary import ADVERSARIAL_BETAS, Adversary
 from rayfill.training.joint_stages import EdgeConnectStage, JointStage
 from rayfill.training.precision import autocast, autocast_dtype

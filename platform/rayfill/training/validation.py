@@ -17,8 +17,8 @@ from rayfill.metrics import InpaintingMetrics
 from rayfill.metrics.accumulate import Predict, accumulate, accumulate_removals
 from rayfill.models import JointModel
 from rayfill.models.batch import TensorBatch
-from rayfill.models.edgeconnect import EdgeConnect, one_hot_labels
-from rayfill.models.edges import canny_edges
+from rayfill.models.edgeconnect.edges import canny_edges
+from rayfill.models.edgeconnect.network import EdgeConnect, one_hot_labels
 from rayfill.models.segmentation.base import IGNORED
 from rayfill.training.stages import labels_of
 

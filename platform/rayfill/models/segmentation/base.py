@@ -144,7 +144,7 @@ def outside_segmenter(network: Any, name: str) -> NetworkSpec[Segmenter]:
         return network(labels=labels, **config.values())
 
     config_type = options_type(network, without=("labels",))
-    return NetworkSpec(build=build, config_type=config_type, summary=first_line(network))
+    return NetworkSpec(network=build, options=config_type, summary=first_line(network))
 
 
 def soft_mask(logits: Tensor, *, label: int) -> Tensor:

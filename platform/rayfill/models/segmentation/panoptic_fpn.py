@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rayfill.models.filled import pad_edge
+from rayfill.models.fills.filled import pad_edge
 from rayfill.models.options import integer_problems
 from rayfill.models.pretrained import published_state
 from rayfill.models.segmentation.base import (

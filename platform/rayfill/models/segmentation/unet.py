@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rayfill.models.filled import initialise_convolutions, pad_edge
+from rayfill.models.fills.filled import initialise_convolutions, pad_edge
 from rayfill.models.options import integer_problems
 from rayfill.models.segmentation.base import (
     Segmenter,
@@ -18,7 +18,7 @@ from rayfill.models.segmentation.base import (
     check_segmenter_inputs,
 )
 from rayfill.models.segmentation.losses import balanced_cross_entropy
-from rayfill.models.unet import double_conv
+from rayfill.models.unets.unet import double_conv
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rayfill.models.options import ModelOptions, switch_problems
-from rayfill.models.unet import UNet, UNetConfig
+from rayfill.models.unets.unet import UNet, UNetConfig
 
 #: Both networks halve the picture twice; the ConvMixer's patches are as large as a latent cell.
 _DEPTH = 2

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rayfill.models.base import InpaintingModel, check_inputs
-from rayfill.models.edgeconnect_generator import STRIDE, EdgeConnectGenerator
-from rayfill.models.edges import canny_edges, luma
-from rayfill.models.fill import FILLS
-from rayfill.models.local_scale import local_scale
+from rayfill.models.edgeconnect.edges import canny_edges, luma
+from rayfill.models.edgeconnect.generator import STRIDE, EdgeConnectGenerator
+from rayfill.models.fills.fill import FILLS
+from rayfill.models.fills.local_scale import local_scale
 from rayfill.models.options import ModelOptions, integer_problems, switch_problems
 from rayfill_data.errors import RayfillError
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rayfill.models.filled import FilledNetwork, initialise_convolutions
+from rayfill.models.fills.filled import FilledNetwork, initialise_convolutions
 from rayfill.models.options import PyramidOptions, choice_problems, switch_problems
 
 ODD_SIZES = ("pad_input", "pad_inside")

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rayfill.models.unet import UNet, UNetConfig
+from rayfill.models.unets.unet import UNet, UNetConfig
 
 
 class GatedConv2d(nn.Module):

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rayfill.models.filled import FilledNetwork, initialise_convolutions, missing
+from rayfill.models.fills.filled import FilledNetwork, initialise_convolutions, missing
 from rayfill.models.options import PyramidOptions, choice_problems, switch_problems
-from rayfill.models.partial_conv import NORMALISATIONS, PartialConv2d, Window
+from rayfill.models.unets.partial_conv import NORMALISATIONS, PartialConv2d, Window
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rayfill.models.fill import push_pull_fill
+from rayfill.models.fills.fill import push_pull_fill
 
 #: Side of the cells that statistics are gathered in, in pixels.
 _CELL_PX = 4

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rayfill.models.base import InpaintingModel, check_inputs
-from rayfill.models.fill import FILLS
-from rayfill.models.local_scale import local_scale
+from rayfill.models.fills.fill import FILLS
+from rayfill.models.fills.local_scale import local_scale
 from rayfill.models.options import ModelOptions
 
 
@@ -15,7 +15,7 @@ class FilledNetwork(InpaintingModel):
     """``filled = fill(image)``, then the network's colours or its correction of ``filled``.
 
     direct: ``network(filled)``. residual: ``filled + contrast * network((filled - mean) /
-    contrast)`` with the mean and contrast of :func:`rayfill.models.local_scale.local_scale`. A
+    contrast)`` with the mean and contrast of :func:`.local_scale`. A
     network implements :meth:`_network` for sizes that its stride divides.
     """
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rayfill.models.convmixer_unet import TwoLevelConfig
-from rayfill.models.filled import FilledNetwork, initialise_convolutions
+from rayfill.models.fills.filled import FilledNetwork, initialise_convolutions
+from rayfill.models.unets.convmixer_unet import TwoLevelConfig
 
 #: Steps between the pixels of a window, in cells of 4x4 pixels; one quarter of the channels each.
 _DILATIONS = (1, 2, 4, 8)

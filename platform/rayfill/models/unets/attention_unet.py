@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rayfill.models.unet import UNet, UNetConfig
+from rayfill.models.unets.unet import UNet, UNetConfig
 
 
 class AttentionGate(nn.Module):

@@ -1,0 +1,1 @@
+"""EdgeConnect: edges first, then colours; its networks and what they are shown."""

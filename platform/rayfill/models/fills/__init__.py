@@ -1,0 +1,1 @@
+"""Fills without learning, and what a network makes of one."""
