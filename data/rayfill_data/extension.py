@@ -113,6 +113,14 @@ def look_up(kind: str, name: str, table: Mapping[str, T], *, outside: Callable[[
     return outside(_find(name, kind=kind), name)
 
 
+def at_place(thing: Any) -> Any:
+    """Return what stands at a place of ours, ``module:Name``; anything but a text as it is."""
+    if not isinstance(thing, str):
+        return thing
+    module, _, name = thing.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 @contextlib.contextmanager
 def distrusting() -> Iterator[None]:
     """Within, import only modules that the operator allowed: names come from a file.

@@ -11,7 +11,6 @@ from scipy.special import log_softmax
 from torch import nn
 
 from rayfill.losses.adversarial import (
-    P2Weights,
     feature_matching_loss,
     gram_style_loss,
     hinge_discriminator_loss,
@@ -19,6 +18,7 @@ from rayfill.losses.adversarial import (
     hole_normalised_l1_loss,
 )
 from rayfill.losses.perceptual import FeatureExtractor
+from rayfill.losses.table import P2Weights
 from rayfill.models.segmentation.losses import label_cross_entropy
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import socket
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +16,6 @@ from rayfill.losses import (
     SUMS,
     build_loss,
     feature_weights_available,
-    load_extractor,
     parse_loss,
 )
 from rayfill.losses.perceptual import (
@@ -25,6 +23,7 @@ from rayfill.losses.perceptual import (
     FeatureViews,
     PerceptualLoss,
     gram_matrices,
+    load_extractor,
 )
 from rayfill.models import pretrained
 from rayfill.models.pretrained import PRETRAINED, load_features
@@ -182,7 +181,7 @@ def test_gradient_equals_differences(name, squeezenet_file):
     hole_mask = torch.zeros(1, 1, 24, 24, dtype=torch.float64)
     hole_mask[..., 6:14, 6:14] = 1
     extractor = load_extractor("squeezenet1_1", weights_path=squeezenet_file).double()
-    term = LOSSES[name].build(SimpleNamespace(extractor=extractor))
+    term = LOSSES[name].build(extractor)
     prediction.requires_grad_()
     (gradient,) = torch.autograd.grad(term(prediction, target, target, hole_mask), prediction)
     direction = torch.randn(prediction.shape, generator=torch.Generator().manual_seed(3)).double()

@@ -93,18 +93,25 @@ def test_a_sweep_stands_for_its_best_run(tmp_path: Path) -> None:
         best_run(sweep(tmp_path / "bare", {}))
 
 
-def test_nonsense_is_refused_without_torch(tmp_path: Path) -> None:
-    photo = tmp_path / "photo.jpg"
-    photo.write_bytes(b"")
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["erase", "photo.jpg", "--mask", "photo.jpg", "-o", "out.png", "--model", "lama"],
+        ["train", "--train.init-from", "lama"],
+        ["train", "--model.name", "unett"],
+    ],
+    ids=" ".join,
+)
+def test_nonsense_is_refused_without_torch(args: list[str], tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"")
     code = (
         "import sys\n"
         "from rayfill.cli.main import guarded, _dispatch\n"
-        f"status = guarded(_dispatch, ['erase', {str(photo)!r}, '--mask', {str(photo)!r},\n"
-        "    '-o', 'out.png', '--model', 'lama'])\n"
+        "status = guarded(_dispatch, sys.argv[1:])\n"
         "print(status, [name for name in ('torch', 'mlflow', 'ray') if name in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *args],
         cwd=tmp_path,
         env={**os.environ, "RAYFILL_HOME": str(tmp_path)},
         capture_output=True,
@@ -113,6 +120,9 @@ def test_nonsense_is_refused_without_torch(tmp_path: Path) -> None:
         check=False,
     )
     assert done.stdout.strip() == "2 []", done.stderr
-    with pytest.raises(ConfigError) as caught:
-        parse_reference("lama", allowed=FILLS)
-    assert done.stderr.strip() == f"rayfill: {caught.value.problems[0]}"
+    if "lama" in args:
+        with pytest.raises(ConfigError) as caught:
+            parse_reference("lama", allowed=FILLS if args[0] == "erase" else MODELS)
+        assert done.stderr.strip() == f"rayfill: {caught.value.problems[0]}"
+    else:
+        assert "Did you mean 'unet'?" in done.stderr

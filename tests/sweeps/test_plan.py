@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from rayfill.config.run import RunConfig, replace
-from rayfill.losses import LOSSES, Availability
+from rayfill.losses import LOSSES
+from rayfill.models.pretrained import Availability
 from rayfill.runs.folder import Outcome, RunFolder
 from rayfill.sweeps.plan import Plan, leave_out_untrainable, plan_trials
 from rayfill.sweeps.plan import open_plan as open_whole_plan

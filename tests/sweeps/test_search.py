@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rayfill.config.run import RunConfig, flatten, replace, to_dict
-from rayfill.losses import Availability
+from rayfill.models.pretrained import Availability
 from rayfill.runs.folder import Outcome
 from rayfill.sweeps.draft import draft_search, tell_earlier
 from rayfill.sweeps.plan import Plan, make_trial, open_plan, plan_trials

@@ -3,48 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from rayfill.losses.perceptual import feature_distances, style_distances
-
-
-@dataclass(frozen=True, kw_only=True)
-class P2Weights:
-    """Weights of the terms of report P2 (Shimosato and Ukita, TTI), by its equations.
-
-    What goes through ImageNet features instead of a discriminator's has the weights that Nazeri et
-    al. 2019 (arXiv:1901.00212) give it: 0.1 perceptual, 250 style, as here.
-    """
-
-    edge_gan: float = 1.0
-    """Equation 1: hinge term of the edge inpainter."""
-
-    edge_features: float = 10.0
-    """Equation 1: feature matching of the edge inpainter."""
-
-    label_gan: float = 0.1
-    """Equation 4: hinge term of the segmentation inpainter."""
-
-    label_cross_entropy: float = 1.0
-    """Equation 4: cross entropy of the segmentation inpainter."""
-
-    image_gan: float = 0.1
-    """Equation 5: hinge term of the image inpainter."""
-
-    image_features: float = 0.1
-    """Equation 5: feature matching of the image inpainter."""
-
-    image_style: float = 250.0
-    """Equation 5: style of the image inpainter."""
-
-    image_reconstruction: float = 1.0
-    """Equation 5: absolute error of the image inpainter in the hole."""
-
-    mask_expansion: float = 1000.0
-    """Equation 10: mask expansion of the segmenter, in joint training."""
 
 
 def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:

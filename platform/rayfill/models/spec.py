@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from rayfill_data.errors import ConfigError, unknown_name
+from rayfill_data.extension import at_place
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,13 +37,13 @@ class NetworkSpec(Generic[NetworkT]):
     @property
     def build(self) -> Callable[..., NetworkT]:
         """Return what makes the network."""
-        made: Callable[..., NetworkT] = _at(self.network)
+        made: Callable[..., NetworkT] = at_place(self.network)
         return made
 
     @property
     def config_type(self) -> type[CheckedOptions]:
         """Return the type of its options."""
-        kind: type[CheckedOptions] = _at(self.options)
+        kind: type[CheckedOptions] = at_place(self.options)
         return kind
 
     @property
@@ -72,10 +72,3 @@ class NetworkSpec(Generic[NetworkT]):
         if problems:
             raise ConfigError(problems)
         return self.config_type(**options)
-
-
-def _at(place: Any) -> Any:
-    if not isinstance(place, str):
-        return place
-    module, _, name = place.partition(":")
-    return getattr(importlib.import_module(module), name)

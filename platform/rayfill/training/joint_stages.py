@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from rayfill.config.run import RunConfig
-from rayfill.losses.adversarial import P2Weights
 from rayfill.losses.boundary import mask_expansion_loss, signed_distance
+from rayfill.losses.table import P2Weights
 from rayfill.models import InpaintingModel, JointModel
 from rayfill.models.batch import TensorBatch
 from rayfill.models.edgeconnect.edges import canny_edges, luma

@@ -13,6 +13,7 @@ import tyro
 from rayfill.cli.console import make_console
 from rayfill.config.presets import PRESETS, find_preset
 from rayfill.config.run import RunConfig, check
+from rayfill.runs.references import MODELS, parse_reference
 from rayfill_data.errors import ConfigError
 from rayfill_data.redaction import redact_uri
 
@@ -50,6 +51,9 @@ def parse(args: Sequence[str]) -> RunConfig:
                 "name the bundle of the phase before with --train.init-from."
             ]
         )
+    if start := config.train.init_from:
+        # First: the other checks look into networks, which takes torch.
+        parse_reference(start, allowed=MODELS)
     return check(config)
 
 
