@@ -60,8 +60,12 @@ def run_rayfill(*args: str, home: Path, **environment: str) -> subprocess.Comple
 
 @pytest.mark.parametrize(
     "args",
-    [("promote", "--list"), ("serve", "--port", "0"), ("doctor",), ("ui",)],
-    ids=lambda args: args[0],
+    [
+        pytest.param(("promote", "--list"), id="promote"),
+        pytest.param(("serve", "--port", "0"), id="serve"),
+        pytest.param(("doctor",), id="doctor", marks=pytest.mark.ray),
+        pytest.param(("ui",), id="ui"),
+    ],
 )
 def test_no_command_prints_the_password_of_a_store(
     args: tuple[str, ...], server: str, tmp_path: Path

@@ -142,7 +142,7 @@ def test_a_run_that_mlflow_never_got_is_not_registered(
         def run_id(self) -> str:
             return ""
 
-    monkeypatch.setattr("rayfill.runs.tracking.Tracker", Silent)
+    monkeypatch.setattr("rayfill.runs.record.Tracker", Silent)
     assert trained.put_forward(20.0) is None
     assert "rayfill replay" in trained.stream.getvalue()
     with pytest.raises(NoSuchModelError):
