@@ -10,8 +10,8 @@ from rayfill.config.run import DataConfig, EvalConfig, ModelConfig, RunConfig, T
 def prepare_command(size: int, *, repeats: int = 18) -> str:
     """Return the command that makes ``repeats`` pairs of every photo, ``size`` pixels wide."""
     return (
-        "rayfill prepare coco_pairs --images DIR --annotations instances.json "
-        f"--size {size} --balance-ratios --repeats {repeats} --out data/cache/coco_pairs{size}"
+        "`rayfill prepare coco_pairs --images DIR --annotations instances.json "
+        f"--size {size} --balance-ratios --repeats {repeats} --out data/cache/coco_pairs{size}`"
     )
 
 

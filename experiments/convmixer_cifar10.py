@@ -20,7 +20,7 @@ from rayfill.config.run import replace
 from rayfill.evaluation.leaderboard import ReportRow
 
 _DATA = (
-    "rayfill prepare cifar10 --root cifar-10-python.tar.gz --out data/cache/cifar10 "
+    "`rayfill prepare cifar10 --root cifar-10-python.tar.gz --out data/cache/cifar10` "
     "(--help says where to get it)"
 )
 _SPACE = {"train.seed": (0, 1, 2), "model.name": ("shallow_unet", "convmixer_unet")}

@@ -38,14 +38,16 @@ EXPERIMENT = Experiment(
             space={"model.name": _NETWORKS, "loss.terms": _LOSSES, "train.epochs": (6, 12)},
             changes={"model.width": 16, "train.batch_size": 16},
             data=(
-                "rayfill prepare coco_pairs --images DIR --annotations instances.json --size 64 "
-                "--balance-ratios --repeats 18 --out data/cache/coco_pairs64, or your own photos: "
-                "rayfill prepare folder --root DIR --size 64 --masks both --out data/cache/mine64"
+                "`rayfill prepare coco_pairs --images DIR --annotations instances.json --size 64 "
+                "--balance-ratios --repeats 18 --out data/cache/coco_pairs64`, or your own photos: "
+                "`rayfill prepare folder --root DIR --size 64 --masks both --out data/cache/mine64`"
             ),
         ),
         "paper": Scale(
             space={"model.name": _NETWORKS, "loss.terms": _LOSSES, "train.epochs": (25, 50)},
-            data="rayfill prepare defacto --root DIR --out data/cache/defacto (--help: where from)",
+            data=(
+                "`rayfill prepare defacto --root DIR --out data/cache/defacto` (--help: where from)"
+            ),
         ),
     },
     report=(

@@ -41,12 +41,12 @@ EXPERIMENT = Experiment(
         "small": Scale(
             space={"loss": (_LIU, _L1)},
             changes={"model.width": 32, "model.depth": 6, "train.epochs": 30},
-            data="rayfill prepare aerial --root DIR --size 128 --out data/cache/aerial128",
+            data="`rayfill prepare aerial --root DIR --size 128 --out data/cache/aerial128`",
             winner=WinnerOptions(epochs=8, num_workers=1, learning_rate=5e-5),
         ),
         "paper": Scale(
             space={"loss": (_LIU,)},
-            data="rayfill prepare aerial --root DIR --out data/cache/aerial (--help: where from)",
+            data="`rayfill prepare aerial --root DIR --out data/cache/aerial` (--help: where from)",
             winner=WinnerOptions(epochs=10, num_workers=1, learning_rate=5e-5),
         ),
     },

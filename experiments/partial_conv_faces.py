@@ -57,14 +57,14 @@ EXPERIMENT = Experiment(
                 "train.step_epochs": (3,),
             },
             data=(
-                "rayfill prepare celeba --root DIR --size 64 --out data/cache/faces64, or any "
-                "faces: rayfill prepare parquet --root FILE --photo-column person --size 64 "
-                "--masks lines_thick --out data/cache/faces64"
+                "`rayfill prepare celeba --root DIR --size 64 --out data/cache/faces64`, or any "
+                "faces: `rayfill prepare parquet --root FILE --photo-column person --size 64 "
+                "--masks lines_thick --out data/cache/faces64`"
             ),
         ),
         "paper": Scale(
             space=_SPACE,
-            data="rayfill prepare celeba --root DIR --out data/cache/celeba (--help: where from)",
+            data="`rayfill prepare celeba --root DIR --out data/cache/celeba` (--help: where from)",
         ),
     },
     report=(

@@ -53,7 +53,7 @@ def test_a_size_that_needs_data_says_how_to_prepare_them(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment: Experiment = load(name, monkeypatch).EXPERIMENT
-    with pytest.raises(ConfigError, match="--data.uri: rayfill prepare"):
+    with pytest.raises(ConfigError, match="--data.uri: `rayfill prepare"):
         run_experiment(experiment, ["--scale", "small"], description=None)
 
 

@@ -168,6 +168,24 @@ def test_the_best_epoch_is_kept_not_the_last(
     assert extra["scores"]["val/hole_psnr"] == 25.0
 
 
+def test_a_score_that_is_not_a_number_does_not_end_a_run(
+    dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A joint model that finds no object yet has no outline to measure."""
+    real = Recipe.validate
+
+    def nothing_found(recipe: Recipe, batches: Any) -> dict[str, float]:
+        return real(recipe, batches) | {"growth_px": float("nan")}
+
+    monkeypatch.setattr(Recipe, "validate", nothing_found)
+    config = replace(RunConfig(), SMALL)
+    summary = train(config, dataset, tmp_path)
+    scores = load_bundle(summary.bundle).extra["scores"]
+    assert "val/hole_psnr" in scores
+    assert "val/growth_px" not in scores
+    assert train(config, dataset, tmp_path).epochs == summary.epochs  # read back
+
+
 def test_pictures_are_of_the_same_samples_every_time(
     dataset: PreparedDataset, tmp_path: Path
 ) -> None:

@@ -103,7 +103,7 @@ def _overview() -> str:
     return (
         "usage: rayfill COMMAND [--help] ...\n\n"
         "Train, compare and serve models that remove objects from photos.\n\n"
-        f"{lines}\nSweeps are scripts: experiments/attn_unet_sweep.py --help\n"
+        f"{lines}\nSweeps are scripts: `experiments/attn_unet_sweep.py --help`\n"
     )
 
 

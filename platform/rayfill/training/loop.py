@@ -214,7 +214,11 @@ class Training:
         )
 
     def _save_best(self) -> None:
-        scores = {k: v for k, v in self._history[-1].items() if k.startswith("val/")}
+        scores = {
+            key: value
+            for key, value in self._history[-1].items()
+            if key.startswith("val/") and math.isfinite(value)
+        }
         save_bundle(
             self._folder.bundle,
             model=self._recipe.kept_model(),

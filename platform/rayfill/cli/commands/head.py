@@ -43,7 +43,7 @@ def main(args: Sequence[str]) -> int:
     sys.stdout.write(
         f"Submit from another shell in this folder:\n"
         f"  RAY_AUTH_MODE=token RAY_API_SERVER_ADDRESS=http://127.0.0.1:{asked.dashboard_port} \\\n"
-        f"    {binaries}/ray job submit experiments/attn_unet_sweep.py\n"
+        f"    {binaries}/ray job submit -- experiments/attn_unet_sweep.py\n"
     )
     sys.stdout.flush()
     command = [str(binaries / "ray"), "start", "--head", "--block"]
