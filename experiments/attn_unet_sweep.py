@@ -22,11 +22,11 @@ import sys
 from collections.abc import Sequence
 
 import _source_roots  # noqa: F401  (must come before rayfill)
-import tyro
 
 from rayfill.cli.console import make_console
 from rayfill.cli.experiment import asked_scale
 from rayfill.cli.main import guarded
+from rayfill.config.flags import parse_flags
 from rayfill.config.run import ModelConfig, RunConfig, TrackingConfig, TrainConfig, replace
 from rayfill.runs.data_location import data_labels
 from rayfill.runs.places import resolve_paths
@@ -149,7 +149,7 @@ def plan(settings: Settings) -> Sweep:
 def main(args: Sequence[str]) -> int:
     """Run the sweep."""
     default = SCALES[asked_scale(args, default="small")]
-    settings = tyro.cli(Settings, args=list(args), default=default, description=__doc__)
+    settings = parse_flags(Settings, args, default=default, description=__doc__)
     run_sweep(plan(settings), console=make_console())
     return 0
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from rayfill_data.checks import Bounds, Checked, Count, Share, Whole, value_problems
 from rayfill_data.codec import Float32Array, UInt8Array, to_nchw
 from rayfill_data.distance import signed_distance
 from rayfill_data.errors import ConfigError, DatasetError, unknown_name
-from rayfill_data.mask_shapes import MASKS, RatioRange, draw_mask
-from rayfill_data.masks import check_ratio_range, dilate, sample_rng
+from rayfill_data.mask_shapes import MASKS, draw_mask
+from rayfill_data.masks import RatioRange, dilate, sample_rng
 from rayfill_data.reader import SplitArrays
 from rayfill_data.rotation import rotated
 
@@ -68,20 +69,19 @@ _NO_EXTRAS = Extras()
 
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentOptions:
+class AugmentOptions(Checked):
     """What happens to a training sample each time it is seen."""
 
     flip: bool = True
     """Mirror left-right with probability one half."""
 
-    color_jitter: float = 0.0
-    """Brightness, contrast and saturation are scaled by factors within 1 +- this, in [0, 1]."""
+    color_jitter: Share = 0.0
+    """Brightness, contrast and saturation are scaled by factors within 1 +- this."""
 
-    rotate_degrees: float = 0.0
-    """Turn by an angle drawn evenly within +- this, in [0, 180]; stored holes and labels turn
-    along."""
+    rotate_degrees: Annotated[float, Bounds(ge=0, le=180)] = 0.0
+    """Turn by an angle drawn evenly within +- this; stored holes and labels turn along."""
 
-    expand_px: int = 0
+    expand_px: Whole = 0
     """Grow every training hole by a disc of this radius in pixels."""
 
     masks: str = "irregular"
@@ -98,23 +98,10 @@ class AugmentOptions:
     signed_distance: bool = False
     """Give every sample the signed distance of its hole, as boundary losses need it."""
 
-    def __post_init__(self) -> None:
-        problems = []
-        if not 0 <= self.color_jitter <= 1:
-            problems.append(f"color_jitter is {self.color_jitter}; it must lie in [0, 1].")
-        if not 0 <= self.rotate_degrees <= 180:
-            problems.append(f"rotate_degrees is {self.rotate_degrees}; it must lie in [0, 180].")
-        if self.expand_px < 0:
-            problems.append(f"expand_px is {self.expand_px}; it must be 0 or more pixels.")
+    def relations(self) -> Iterator[str]:
+        """Yield the sentence for an unknown generator."""
         if self.masks not in MASKS:
-            problems.append(unknown_name("mask generator", self.masks, MASKS))
-        if self.ratio_range is not None:
-            try:
-                check_ratio_range(self.ratio_range)
-            except ConfigError as error:
-                problems += error.problems
-        if problems:
-            raise ConfigError(problems)
+            yield unknown_name("mask generator", self.masks, MASKS)
 
 
 def prepared_masks(options: Mapping[str, Any]) -> tuple[str, RatioRange | None]:
@@ -379,10 +366,10 @@ def _binary(masks: UInt8Array) -> Float32Array:
 
 
 def _check_ranks(batch_size: int, rank: int, world_size: int) -> None:
-    problems = []
-    if batch_size < 1:
-        problems.append(f"batch_size is {batch_size}; it must be at least 1.")
-    if not 0 <= rank < world_size:
-        problems.append(f"rank is {rank} of {world_size}; it must lie in [0, {world_size}).")
+    ranks = Annotated[int, Bounds(ge=0, lt=world_size)]
+    problems = [
+        *value_problems("batch_size", batch_size, Count),
+        *value_problems("rank", rank, ranks),
+    ]
     if problems:
         raise ConfigError(problems)

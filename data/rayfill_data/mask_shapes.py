@@ -19,14 +19,8 @@ import numpy.typing as npt
 
 from rayfill_data.codec import UInt8Array
 from rayfill_data.errors import ConfigError, unknown_name
-from rayfill_data.masks import (
-    area_bounds,
-    check_ratio_range,
-    irregular_mask,
-    with_exact_area,
-)
+from rayfill_data.masks import RatioRange, area_bounds, irregular_mask, with_exact_area
 
-RatioRange = tuple[float, float]
 _Draw = Callable[[UInt8Array, np.random.Generator], None]
 
 #: The shorter side, in pixels, for which papers give brush widths and lengths; and for which report
@@ -176,7 +170,6 @@ def square_mask(
     shorter = min(height, width)
     least, most = max(1, shorter // 8), max(1, shorter // 2)
     if ratio_range is not None:
-        check_ratio_range(ratio_range)
         fewest_px, most_px = area_bounds(height * width, ratio_range)
         least = min(shorter, math.isqrt(fewest_px - 1) + 1)
         most = min(shorter, max(least, math.isqrt(most_px)))
@@ -308,7 +301,6 @@ def _within(
     area = height * width
     fewest, most = 1, max(1, area - 1)
     if ratio_range is not None:
-        check_ratio_range(ratio_range)
         fewest, most = area_bounds(area, ratio_range)
     mask = np.zeros((height, width), np.uint8)
     for _ in range(_TRIES):

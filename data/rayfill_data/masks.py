@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import math
+from typing import Annotated
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from rayfill_data.checks import Bounds, check_value
 from rayfill_data.codec import UInt8Array
-from rayfill_data.errors import ConfigError
+
+#: Smallest and largest share of a picture that a hole covers.
+RatioRange = Annotated[tuple[float, float], Bounds(gt=0, lt=1)]
 
 _Floats = npt.NDArray[np.float64]
 
@@ -34,15 +38,13 @@ def hole_ratio(mask: UInt8Array) -> float:
     return int(np.count_nonzero(mask)) / mask.size
 
 
-def check_ratio_range(ratio_range: tuple[float, float]) -> None:
-    """Raise ConfigError unless 0 < low <= high < 1."""
-    low, high = ratio_range
-    if not 0 < low <= high < 1:
-        raise ConfigError([f"Mask ratio range {low}..{high}; it must obey 0 < low <= high < 1."])
+def area_bounds(area_px: int, ratio_range: RatioRange) -> tuple[int, int]:
+    """Return the fewest and most hole pixels of a ratio range: at least one, never all of them.
 
-
-def area_bounds(area_px: int, ratio_range: tuple[float, float]) -> tuple[int, int]:
-    """Return the fewest and most hole pixels of a ratio range: at least one, never all of them."""
+    Raises:
+        ConfigError: a range that is none.
+    """
+    check_value("ratio_range", ratio_range, RatioRange)
     fewest = min(max(1, math.ceil(ratio_range[0] * area_px)), max(1, area_px - 1))
     return fewest, max(fewest, math.floor(ratio_range[1] * area_px))
 
@@ -52,7 +54,7 @@ def irregular_mask(
     width: int,
     *,
     rng: np.random.Generator,
-    ratio_range: tuple[float, float] = (0.05, 0.4),
+    ratio_range: RatioRange = (0.05, 0.4),
 ) -> UInt8Array:
     """Draw brush strokes until a share of the picture drawn uniformly from `ratio_range` is hole.
 
@@ -68,7 +70,6 @@ def irregular_mask(
     Raises:
         ConfigError: a range that is none.
     """
-    check_ratio_range(ratio_range)
     area = height * width
     fewest, most = area_bounds(area, ratio_range)
     wanted = int(rng.integers(fewest, most, endpoint=True))

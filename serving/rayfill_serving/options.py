@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from rayfill.runs.places import tracking_uri as default_tracking_uri
 from rayfill.runs.registry import CHAMPION, DEFAULT_MODEL_NAME
+from rayfill_data.checks import Checked, Count, NotNegative, Positive, Whole, value_problems
 from rayfill_data.errors import ConfigError, unknown_name
 from rayfill_data.extension import ALLOW_MODULES
 
@@ -17,7 +18,7 @@ LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ServingOptions:
+class ServingOptions(Checked):
     """Everything the server needs to know; plain data, so that it travels to Ray workers."""
 
     models: str = DEFAULT_MODEL_NAME
@@ -28,25 +29,25 @@ class ServingOptions:
     """MLflow store that holds the registry; empty means the store that training uses."""
     cache_dir: str = ""
     """Folder for downloaded models; empty means ~/.cache/rayfill."""
-    replicas: int = 1
+    replicas: Count = 1
     """Copies of the model; with two or more, one may die without a request failing."""
-    cpus: float = 1.0
+    cpus: NotNegative = 1.0
     """Ray CPUs reserved by each copy."""
-    gpus: float = 0.0
+    gpus: NotNegative = 0.0
     """Ray GPUs reserved by each copy; above 0 the model runs on CUDA."""
-    threads: int = 2
+    threads: Count = 2
     """Requests one copy works on at the same time."""
-    waiting: int = 6
+    waiting: Whole = 6
     """Requests that may wait for one copy before the server answers 503."""
-    timeout_s: float = 60.0
+    timeout_s: Positive = 60.0
     """Seconds a request may wait and run before it is answered 504."""
-    upload_timeout_s: float = 30.0
+    upload_timeout_s: Positive = 30.0
     """Seconds a client has to send its request."""
-    poll_s: float = 2.0
+    poll_s: Positive = 2.0
     """Seconds between two looks at the alias."""
-    max_body_mib: float = 20.0
+    max_body_mib: Positive = 20.0
     """Largest request body, in MiB."""
-    max_megapixels: float = 16.0
+    max_megapixels: Positive = 16.0
     """Largest photo, in millions of pixels."""
     segment_side: int = 0
     """Longest side, in pixels, at which a segmenter looks at a photo; larger ones are scaled down
@@ -58,40 +59,17 @@ class ServingOptions:
     """Modules, separated by commas, that a model's own network may be imported from; also the
     environment variable RAYFILL_ALLOW_MODULES."""
 
-    def __post_init__(self) -> None:
-        lowest = {
-            "replicas": 1,
-            "threads": 1,
-            "cpus": 0,
-            "gpus": 0,
-            "waiting": 0,
-        }
-        problems = [
-            f"{name} is {getattr(self, name)}, but must be at least {low}: choose a larger number."
-            for name, low in lowest.items()
-            if not getattr(self, name) >= low
-        ]
-        above_zero = ("timeout_s", "upload_timeout_s", "poll_s", "max_body_mib", "max_megapixels")
-        problems += [
-            f"{name} is {getattr(self, name)}, but must be above 0: choose a larger number."
-            for name in above_zero
-            if not getattr(self, name) > 0
-        ]
+    def relations(self) -> Iterator[str]:
+        """Yield what is empty, and a side that no segmenter can do with."""
         if self.segment_side:
             # Late: it imports torch, which asking for help must not wait for.
-            from rayfill.inference.clicks import LEAST_MAX_SIDE
+            from rayfill.inference.clicks import MaxSide
 
-            if self.segment_side < LEAST_MAX_SIDE:
-                problems.append(
-                    f"segment_side is {self.segment_side}, but must be 0 or at least "
-                    f"{LEAST_MAX_SIDE}: choose a larger number."
-                )
+            yield from value_problems("segment_side", self.segment_side, MaxSide)
         if not self.model_names:
-            problems.append("models is empty: name at least one registered model.")
+            yield "models is empty: name at least one registered model."
         if not self.host_names:
-            problems.append("allowed_hosts is empty: name at least one host, such as localhost.")
-        if problems:
-            raise ConfigError(problems)
+            yield "allowed_hosts is empty: name at least one host, such as localhost."
 
     @property
     def model_names(self) -> tuple[str, ...]:

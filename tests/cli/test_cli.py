@@ -35,6 +35,19 @@ def test_version(cli: Cli) -> None:
     assert done.out.startswith("rayfill 0.")
 
 
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["train"], "(default: 0.99; in [0, 1))"),
+        (["train"], "(default: None; at least 1)"),
+        (["prepare", "coco_pairs"], "(default: 1 1; in [1, 8])"),
+        (["serve"], "(default: 60.0; above 0)"),
+    ],
+)
+def test_help_says_what_is_allowed(cli: Cli, args: Sequence[str], said: str) -> None:
+    assert said in " ".join(cli(*args, "--help").out.replace("│", " ").split())
+
+
 def test_no_help_waits_for_torch_ray_or_mlflow(tmp_path: Path) -> None:
     calls = [["--help"], *([name, "--help"] for name in COMMANDS), ["prepare", "photos", "--help"]]
     code = f"""
@@ -97,6 +110,8 @@ def test_what_is_unknown_is_refused_with_the_nearest(
         (["--name", "a/b"], "name is 'a/b': it must be a plain folder name"),
         (["--data.uri", "nowhere"], "nowhere holds no finished dataset"),
         (["--data.uri", "s3x://nowhere"], "data.uri: "),
+        (["--train.learning-rate", "inf"], "it must be a finite number, above 0"),
+        (["--scaling.num-workers", "0"], "scaling.num_workers is 0: it must be at least 1"),
         (["--scaling.num-workers", "3"], "does not divide by scaling.num_workers 3"),
     ],
 )

@@ -429,7 +429,7 @@ def test_a_picture_the_format_cannot_hold(cli: Cli, files: Path) -> None:
     [
         (["--model", "teleaa"], "names nothing"),
         (["--model", "rayfill@nobody"], "No model 'rayfill' with alias 'nobody'"),
-        (["--feather-px", "-1", "--model", "telea"], "feather_px is -1; allowed: 0 or more."),
+        (["--feather-px", "-1", "--model", "telea"], "feather_px is -1: it must be at least 0."),
         (["--expand-px", "much", "--model", "telea"], "much"),
     ],
 )
@@ -565,7 +565,7 @@ def test_the_champion_is_shown_photos_as_large_as_it_was_trained_on(
         (("--click", 10, 12, "--click", 3, -1), "Click [3, -1] lies outside the photo of 56x40"),
         (("--click", "nan", 1), "Click [nan, 1] lies outside"),
         (("--click", 30, 2), "finds no ball at 30 2: click elsewhere, or give a --mask."),
-        (("--click", 10, 12, "--segment-side", 8), "max_side is 8; allowed: 32 or more."),
+        (("--click", 10, 12, "--segment-side", 8), "max_side is 8: it must be at least 32."),
         (("--click", 10), "--click"),
         (("--click", 10, "there"), "--click"),
     ],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from typing import get_args, get_type_hints
 
@@ -21,7 +22,7 @@ from rayfill.config.run import (
 from rayfill.losses.perceptual import FEATURES
 from rayfill.metrics.lpips import BACKBONES
 from rayfill.models import FILLS, MODELS, build_model
-from rayfill.models.options import OUTPUTS
+from rayfill.models.options import Output
 from rayfill.models.unets.partial_conv import NORMALISATIONS
 from rayfill_data.errors import ConfigError
 
@@ -43,6 +44,9 @@ def test_unknown_keys_name_the_nearest_at_every_level() -> None:
 def test_wrong_types_are_refused_with_the_key() -> None:
     with pytest.raises(ConfigError, match="train.epochs is 'many'"):
         replace(RunConfig(), {"train.epochs": "many"})
+    for number in (True, "7"):
+        with pytest.raises(ConfigError, match=f"train.epochs is {number!r}"):
+            replace(RunConfig(), {"train.epochs": number})
 
 
 def test_all_impossible_values_are_reported_at_once() -> None:
@@ -59,17 +63,10 @@ def test_all_impossible_values_are_reported_at_once() -> None:
     )
     with pytest.raises(ConfigError) as caught:
         check(config)
-    text = "\n".join(caught.value.problems)
-    for expected in (
-        "train.learning_rate is -1.0",
-        "train.epochs is 0",
-        "Did you mean 'unet'?",
-        "Did you mean 'perceptual'?",
-        "does not divide by scaling.num_workers 3",
-        "data.expand_px is -1",
-    ):
-        assert expected in text
-    assert len(caught.value.problems) == 6
+    assert [re.split(":? ", problem)[0] for problem in caught.value.problems] == [
+        "data.expand_px", "model.name", "loss.terms", "train.epochs", "train.learning_rate",
+        "train.batch_size",
+    ]  # fmt: skip
 
 
 def test_flatten_gives_dotted_keys() -> None:
@@ -123,7 +120,7 @@ def test_an_option_that_would_be_ignored_is_refused() -> None:
     ("section", "field", "table"),
     [
         (ModelConfig, "hole_fill", FILLS),
-        (ModelConfig, "output", OUTPUTS),
+        (ModelConfig, "output", get_args(Output)),
         (ModelConfig, "normalisation", NORMALISATIONS),
         (LossConfig, "features", FEATURES),
         (EvalConfig, "lpips_network", BACKBONES),

@@ -136,7 +136,7 @@ def test_the_second_phase_wants_the_bundle_of_the_first():
 
 def test_the_help_names_every_preset_and_shows_the_chosen_ones_values(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "4000")
-    for args, shown in ((["--help"], "(default: 10)"), (["--preset", "p3-unet", "--help"], "20")):
+    for args, shown in ((["--help"], "(default: 10; "), (["--preset", "p3-unet", "--help"], "20")):
         with pytest.raises(SystemExit) as ended:
             parse(args)
         assert ended.value.code == 0

@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import pytest
 from scipy import ndimage
 
 from rayfill_data.batches import AugmentOptions, Extras, augmented_batch
-from rayfill_data.errors import ConfigError
 from rayfill_data.rotation import rotated
 
 
@@ -90,8 +88,3 @@ def test_the_distance_is_that_of_the_turned_hole() -> None:
     for mask, distance in zip(batch.hole_mask, batch.signed_distance, strict=True):
         expected = signed_distance((mask[0] * 255).astype(np.uint8))
         assert np.array_equal(distance[0], expected)
-
-
-def test_an_angle_that_is_none_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"rotate_degrees is 200.*\[0, 180\]"):
-        AugmentOptions(rotate_degrees=200)

@@ -101,7 +101,5 @@ def test_files_without_partners_are_listed_at_once(folder: Path, ray_local: None
         prepare("test_set", out=str(folder / "set"), options=options(folder, "target"))
     assert "1 samples without mask: a." in str(caught.value)
     assert "1 samples without target: d." in str(caught.value)
-    with pytest.raises(ConfigError, match="max_rejected"):
-        options(folder, max_rejected=1.5)
     with pytest.raises(DatasetError, match="is not a folder"):
         prepare("test_set", out=str(folder / "set"), options=options(folder / "none"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import get_args
 
 import pytest
 import torch
@@ -16,11 +17,12 @@ from rayfill.models import (
     option_names,
 )
 from rayfill.models.contract import CHECKS, learns, sample
-from rayfill.models.options import OUTPUTS
+from rayfill.models.options import Output
 from rayfill_data.errors import ConfigError, RayfillError
 
 VARIANTS = [
-    {"hole_fill": fill, "output": output} for fill, output in itertools.product(FILLS, OUTPUTS)
+    {"hole_fill": fill, "output": output}
+    for fill, output in itertools.product(FILLS, get_args(Output))
 ]
 every_model = pytest.mark.parametrize("name", sorted(MODELS))
 

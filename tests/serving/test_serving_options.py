@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rayfill_data.errors import ConfigError, RayfillError
+from rayfill_serving.command import main
 from rayfill_serving.options import ServingOptions, parse_options
 from rayfill_serving.run import check_room, serve_forever
 
@@ -38,9 +39,6 @@ def test_every_bad_argument_is_named_at_once() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"replicas": 0},
-        {"timeout_s": 0},
-        {"poll_s": float("nan")},
         {"segment_side": 31},
         {"models": " , "},
         {"allowed_hosts": ""},
@@ -62,6 +60,11 @@ def test_a_port_in_use_is_said_before_ray_starts() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(RayfillError, match=f"{port}.*choose another port"):
             serve_forever(ServingOptions(), port=port)
+
+
+def test_a_port_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"port is 70000: it must be in \[1, 65535\]"):
+        main(["--port", "70000"])
 
 
 def test_listening_beyond_this_machine_needs_host_names() -> None:

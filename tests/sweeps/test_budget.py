@@ -10,6 +10,7 @@ from rayfill.config.run import RunConfig, replace
 from rayfill.sweeps.budget import Budget, budget_words, hourly_cost
 from rayfill.sweeps.spec import SweepOptions
 from rayfill.training.cluster import Capacity
+from rayfill_data.checks import problems
 
 CORES = replace(RunConfig(), {"scaling.use_gpu": False, "scaling.cpus_per_worker": 2.0})
 GPU = replace(
@@ -84,17 +85,10 @@ def test_the_estimate_says_what_the_budget_pays_for() -> None:
     [
         ({"trials": 3}, "sweep.trials is for sweep.search random or optuna"),
         ({"search": "optuna"}, "sweep.search optuna needs sweep.trials"),
-        ({"search": "random", "trials": 0}, "sweep.trials is 0"),
         ({"search": "random", "trials": 2, "warm_from": "x"}, "needs sweep.search optuna"),
         ({"search": "optuna", "trials": 2, "scheduler": "pbt"}, "chooses hyperparameters itself"),
-        ({"generation_epochs": 0}, "sweep.generation_epochs is 0"),
-        ({"max_hours": 0.0}, "sweep.max_hours is 0.0: it must be above 0"),
-        ({"max_hours": float("nan")}, "sweep.max_hours is nan"),
-        ({"max_trials": 0}, "sweep.max_trials is 0"),
-        ({"max_cost": -1.0, "cost_per_cpu_hour": 1.0}, "sweep.max_cost is -1.0"),
         ({"max_cost": 1.0}, "sweep.max_cost needs a price"),
-        ({"cost_per_gpu_hour": -1.0}, "sweep.cost_per_gpu_hour is -1.0"),
     ],
 )
 def test_options_that_cannot_be_used(options: dict[str, Any], why: str) -> None:
-    assert [p for p in SweepOptions(**options).problems() if why in p]
+    assert why in " ".join(problems(SweepOptions(**options)))

@@ -158,7 +158,7 @@ def test_exploring_stays_in_the_space_and_moves() -> None:
         ({"loss.alpha": Uniform(0.5, 0.1)}, {"search": "random", "trials": 2}, "low must be below"),
         ({"loss.alpha": LogUniform(0, 0.1)}, {"search": "random", "trials": 2}, "above 0"),
         ({"data.expand_px": IntRange(3, 3)}, {"search": "random", "trials": 2}, "low must be belo"),
-        ({"loss.alpha": Uniform(0.5, 1.5)}, {"search": "optuna", "trials": 2}, "lie in \\[0, 1\\)"),
+        ({"loss.alpha": Uniform(0.5, 1.5)}, {"search": "optuna", "trials": 2}, "be in \\[0, 1\\)"),
         ({"model.name": ()}, {"search": "optuna", "trials": 2}, "no values"),
         (
             {"loss.alhpa": Uniform(0, 0.1)},

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rayfill.config.run import RunConfig, replace
-from rayfill.sweeps.spec import SweepOptions, WinnerOptions
+from rayfill.sweeps.spec import Sweep, SweepOptions, WinnerOptions
 from rayfill.sweeps.tune import trial_resources
 from rayfill.training.cluster import Capacity, concurrent_trials
 
@@ -36,9 +36,8 @@ def test_packing_on_sixteen_cores_and_two_gpus(
 def test_options_that_cannot_be_used_are_named() -> None:
     options = SweepOptions(grace_epochs=0, max_concurrent=0)
     winner = WinnerOptions(epochs=-1, num_workers=0, learning_rate=0.0)
-    problems = [*options.problems(), *winner.problems()]
+    problems = Sweep(base=RunConfig(), options=options, winner=winner).problems()
     assert [problem.split(" ")[0] for problem in problems] == [
         "sweep.grace_epochs", "sweep.max_concurrent",
         "winner.epochs", "winner.num_workers", "winner.learning_rate",
     ]  # fmt: skip
-    assert not [*SweepOptions().problems(), *WinnerOptions().problems()]

@@ -48,5 +48,3 @@ def test_more_samples_than_there_are_or_from_a_stream_are_refused(make_dataset: 
         Feed(config, dataset=PreparedDataset.open(out), device=torch.device("cpu"))
     with pytest.raises(ConfigError, match="leave data.feed at auto"):
         check(RunConfig(data=DataConfig(train_samples=3, feed="stream")))
-    with pytest.raises(ConfigError, match="train_samples is 0"):
-        check(RunConfig(data=DataConfig(train_samples=0)))

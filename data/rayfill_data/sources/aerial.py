@@ -25,9 +25,6 @@ class AerialOptions(MaskOptions, SplitOptions):
     root: str
     """Folder or URI with one subfolder per class, or with files named by class and number."""
 
-    def __post_init__(self) -> None:
-        self.check_masks(self.split_problems())
-
 
 def plan(options: AerialOptions, seed: int) -> Plan:
     """Sort the photos into classes and split every class by a stable hash of its photos' names.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
+from rayfill_data.checks import Bounds, Count
 from rayfill_data.contract import SPLITS
 from rayfill_data.sources.files import (
     Listed,
@@ -34,20 +36,14 @@ class CelebaOptions(MaskOptions, SizeOptions):
     root: str
     """Folder or URI with img_align_celeba and list_eval_partition.csv or .txt."""
 
-    size: int = 178
-    """Side of a sample in pixels, at most 178."""
+    size: Annotated[int, Bounds(ge=16, le=178)] = 178
+    """Side of a sample in pixels."""
 
     masks: str = "lines_thick"
     """As for any source; report P3 drew lines_thin in its first phase, then lines_thick."""
 
-    max_train: int | None = None
+    max_train: Count | None = None
     """Take this many training faces (report P3's first phase: 50000); None takes all."""
-
-    def __post_init__(self) -> None:
-        problems = self.size_problems()
-        if self.max_train is not None and self.max_train < 1:
-            problems.append(f"max_train is {self.max_train}; it must be at least 1.")
-        self.check_masks(problems)
 
 
 def plan(options: CelebaOptions, seed: int) -> Plan:

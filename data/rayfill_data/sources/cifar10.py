@@ -9,10 +9,11 @@ import pickle  # noqa: S403 - only below, for arrays of numbers
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
+from rayfill_data.checks import Bounds, Count
 from rayfill_data.codec import UInt8Array
 from rayfill_data.errors import ImageError
 from rayfill_data.sources.files import (
@@ -47,24 +48,16 @@ class Cifar10Options(MaskOptions, SizeOptions):
     root: str
     """cifar-10-python.tar.gz, the folder it unpacks to, or a Parquet file or folder."""
 
-    size: int = 32
-    """Side of a sample in pixels, 16 to 32."""
+    size: Annotated[int, Bounds(ge=16, le=_SIDE)] = 32
+    """Side of a sample in pixels."""
 
     masks: str = "square"
     """As for any source; report P5 hides one randomly sized square."""
 
-    val: int = 5000
+    val: Count = 5000
     """Training pictures held out for validation, the same ones always."""
 
-    def __post_init__(self) -> None:
-        problems = self.size_problems()
-        if self.size > _SIDE:
-            problems.append(f"size is {self.size}; CIFAR-10 has {_SIDE} pixels.")
-        if self.val < 1:
-            problems.append(f"val is {self.val}; it must be at least 1.")
-        if self.masks == "paired":
-            problems.append("masks 'paired' needs pictures with names; CIFAR-10 has none.")
-        self.check_masks(problems)
+    named: ClassVar[bool] = False
 
 
 def plan(options: Cifar10Options, seed: int) -> Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -41,8 +42,7 @@ class CocoPhotosOptions(MaskOptions, CocoOptions):
     frozen: objects. From mask_folder: files (any of them, flipped and shifted) or paired (the one
     with the photo's name)."""
 
-    def __post_init__(self) -> None:
-        self.check_masks(self.coco_problems(), also=(_OBJECTS,))
+    also: ClassVar[tuple[str, ...]] = (_OBJECTS,)
 
 
 def plan(options: CocoPhotosOptions, seed: int) -> Plan:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
+from rayfill_data.checks import Bounds
 from rayfill_data.coco.objects import CocoObject, CocoPhoto, CocoSet, object_mask
 from rayfill_data.coco.read import read_instances, read_panoptic, too_many_rejected
 from rayfill_data.codec import UInt8Array, decode_photo
@@ -66,17 +67,14 @@ class CocoOptions(SplitOptions):
     categories: tuple[str, ...] = ("person",)
     """Names of the categories whose objects are used."""
 
-    min_object_px: int = 32
+    min_object_px: Annotated[int, Bounds(ge=8)] = 32
     """Objects with fewer rows or columns in their own photo are not used."""
 
-    def coco_problems(self) -> list[str]:
-        """Return one sentence for every value that cannot be used."""
-        problems = self.split_problems()
+    def relations(self) -> Iterator[str]:
+        """Yield what is wrong with shares and categories."""
+        yield from super().relations()
         if not self.categories or len(set(self.categories)) < len(self.categories):
-            problems.append(f"categories is {self.categories}; name each category once.")
-        if self.min_object_px < 8:
-            problems.append(f"min_object_px is {self.min_object_px}; it must be at least 8.")
-        return problems
+            yield f"categories is {self.categories}; name each category once."
 
 
 class Cut(NamedTuple):

@@ -6,12 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from rayfill_data.checks import Bounds
 from rayfill_data.coco.objects import CocoPhoto, to_json
 from rayfill_data.contract import IGNORE_LABEL, SPLITS
 from rayfill_data.errors import DatasetError
-from rayfill_data.masks import sample_rng
+from rayfill_data.masks import RatioRange, sample_rng
 from rayfill_data.sources.coco_files import (
     NEEDS,
     CocoFiles,
@@ -25,7 +26,6 @@ from rayfill_data.sources.coco_paste import busy, render
 from rayfill_data.sources.coco_places import Context, fit_context, largest_window
 from rayfill_data.sources.files import refuse
 from rayfill_data.sources.spec import Plan, SourceSpec, Task
-from rayfill_data.sources.splits import check
 
 #: Shares of the picture that balanced holes cover, one bucket after the other.
 BUCKETS = ((0.0, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 0.4))
@@ -38,10 +38,10 @@ SETS = 4
 class CocoPairsOptions(CocoOptions):
     """Objects of some categories pasted on squares of other photos of the same split."""
 
-    pastes: tuple[int, int] = (1, 1)
+    pastes: Annotated[tuple[int, int], Bounds(ge=1, le=8)] = (1, 1)
     """Fewest and most objects pasted into a picture."""
 
-    object_size: tuple[float, float] = (0.02, 0.3)
+    object_size: RatioRange = (0.02, 0.3)
     """Smallest and largest share of the picture that one object covers; objects are only ever
     scaled down."""
 
@@ -57,45 +57,32 @@ class CocoPairsOptions(CocoOptions):
     """without: squares of a photo that hold nothing of the categories, so that a segmenter or
     detector finds none but what was pasted. any: any square."""
 
-    window: float = 0.5
+    window: Annotated[float, Bounds(gt=0, le=1)] = 0.5
     """Smallest side of the square taken from a background, as a share of the photo's shorter side;
     at least `size` pixels."""
 
-    repeats: int = 1
+    repeats: Annotated[int, Bounds(ge=1, le=1000)] = 1
     """Samples made of every background photo."""
 
     flip: bool = True
     """Mirror every other object left-right."""
 
-    feather_px: float = 1.0
+    feather_px: Annotated[float, Bounds(ge=0, le=8)] = 1.0
     """Width of the soft rim inside an object's outline, in pixels of the sample."""
 
     label_set: Literal["categories", "panoptic"] = "categories"
     """What label maps name: the pasted categories, or all of a panoptic file."""
 
-    def __post_init__(self) -> None:
-        problems = self.coco_problems()
-        low, high = self.pastes
-        if not 1 <= low <= high <= 8:
-            problems.append(f"pastes is {self.pastes}; it must obey 1 <= min <= max <= 8.")
-        small, large = self.object_size
-        if not 0 < small <= large < 1:
-            problems.append(f"object_size is {self.object_size}; it must obey 0 < min <= max < 1.")
-        if self.balance_ratios and small >= BUCKETS[0][1]:
-            problems.append(
-                f"object_size begins at {small}; balance_ratios needs some below {BUCKETS[0][1]}."
-            )
-        if not 0 < self.window <= 1:
-            problems.append(f"window is {self.window}; it must lie in (0, 1].")
-        if not 1 <= self.repeats <= 1000:
-            problems.append(f"repeats is {self.repeats}; it must lie in [1, 1000].")
-        if not 0 <= self.feather_px <= 8:
-            problems.append(f"feather_px is {self.feather_px}; it must lie in [0, 8].")
+    def relations(self) -> Iterator[str]:
+        """Yield what does not go together."""
+        yield from super().relations()
+        small, most = self.object_size[0], BUCKETS[0][1]
+        if self.balance_ratios and small >= most:
+            yield f"object_size begins at {small}; balance_ratios needs some below {most}."
         if self.label_set == "panoptic" and self.panoptic_masks is None:
-            problems.append("label_set is 'panoptic'; it needs panoptic_masks.")
+            yield "label_set is 'panoptic'; it needs panoptic_masks."
         if len(self.categories) >= IGNORE_LABEL:
-            problems.append(f"{len(self.categories)} categories; 254 is the most.")
-        check(problems)
+            yield f"{len(self.categories)} categories; 254 is the most."
 
 
 def plan(options: CocoPairsOptions, seed: int) -> Plan:

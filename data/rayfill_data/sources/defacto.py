@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
+from rayfill_data.checks import Share
 from rayfill_data.sources.files import (
     Listed,
     inputs_hash,
@@ -19,12 +20,12 @@ from rayfill_data.sources.files import (
 from rayfill_data.sources.holes import mask_notes, read_mask
 from rayfill_data.sources.pictures import crop_to_hole, decode_at_least, fit_frame
 from rayfill_data.sources.spec import Plan, Sample, SourceSpec, Task
-from rayfill_data.sources.splits import SplitOptions, check
+from rayfill_data.sources.splits import SplitOptions
 from rayfill_data.sources.triplets import (
+    SomeSamples,
     paired,
     photos_of,
     read_target,
-    sample_problems,
     split_tasks,
     too_few,
 )
@@ -54,14 +55,11 @@ class DefactoOptions(SplitOptions):
     mask: Literal["inpaint_mask", "probe_mask"] = "inpaint_mask"
     """The region given to the inpainter, or the pixels that differ in the end."""
 
-    max_samples: int | None = None
+    max_samples: SomeSamples | None = None
     """Take about this many samples, whole photos at a time (report P1: 12000); None takes all."""
 
-    max_rejected: float = 0.05
+    max_rejected: Share = 0.05
     """Share of the samples that may be unusable: some of the published masks are empty."""
-
-    def __post_init__(self) -> None:
-        check(self.split_problems() + sample_problems(self.max_samples))
 
 
 def plan(options: DefactoOptions, seed: int) -> Plan:

@@ -6,6 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rayfill_data.codec import UInt8Array
 from rayfill_data.contract import SPLITS
@@ -44,8 +45,7 @@ class FolderOptions(MaskOptions, SplitOptions):
     objects, or both for half of each and irregular. From mask_folder: files (any of them, flipped
     and shifted) or paired (the one with the photo's name)."""
 
-    def __post_init__(self) -> None:
-        self.check_masks(self.split_problems(), also=tuple(_OBJECT_SHARE))
+    also: ClassVar[tuple[str, ...]] = tuple(_OBJECT_SHARE)
 
 
 def plan(options: FolderOptions, seed: int) -> Plan:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rayfill_data.checks import Checked, Share
 from rayfill_data.sources.files import inputs_hash, read_file
 from rayfill_data.sources.holes import check_hole, mask_notes, read_mask
 from rayfill_data.sources.pictures import decode_at_least
 from rayfill_data.sources.spec import Plan, Sample, SourceSpec, Task
-from rayfill_data.sources.splits import check
 from rayfill_data.sources.triplets import list_paired, read_target
 
 
 @dataclass(frozen=True, kw_only=True)
-class TestSetOptions:
+class TestSetOptions(Checked):
     """Picture and mask of a sample are files of the same relative name in two folders."""
 
     __test__ = False  # pytest takes a class of this name for a test
@@ -31,12 +31,8 @@ class TestSetOptions:
     target: str | None = None
     """Folder or URI of the true pictures; None: the pictures themselves."""
 
-    max_rejected: float = 0.0
+    max_rejected: Share = 0.0
     """Share of the pictures that may be unusable before preparation fails."""
-
-    def __post_init__(self) -> None:
-        allowed = 0 <= self.max_rejected <= 1
-        check([] if allowed else [f"max_rejected is {self.max_rejected}; it must lie in [0, 1]."])
 
 
 def plan(options: TestSetOptions, seed: int) -> Plan:  # noqa: ARG001

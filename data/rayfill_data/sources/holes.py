@@ -8,17 +8,19 @@ three splits, because a training machine need not see that folder.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import ClassVar
 
 import cv2
 import numpy as np
 
+from rayfill_data.checks import Checked
 from rayfill_data.codec import FILE_FORMATS, UInt8Array, decode_mask
-from rayfill_data.errors import ConfigError, DatasetError, ImageError, unknown_name
+from rayfill_data.errors import DatasetError, ImageError, unknown_name
 from rayfill_data.mask_shapes import IRREGULAR_RATIO, MASKS, draw_mask
-from rayfill_data.masks import check_ratio_range, sample_rng
+from rayfill_data.masks import RatioRange, sample_rng
 from rayfill_data.sources.files import Listed, list_pictures, read_file, refuse, some
 from rayfill_data.sources.spec import Plan, Task
 
@@ -33,7 +35,7 @@ _LOOKED_AT = 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskOptions:
+class MaskOptions(Checked):
     """Where the holes of samples come from."""
 
     masks: str = "irregular"
@@ -41,36 +43,39 @@ class MaskOptions:
     lama_thin, lama_medium or lama_thick. From mask_folder: files (any of them, flipped and
     shifted) or paired (the one with the photo's name)."""
 
-    mask_ratio: tuple[float, float] | None = None
+    mask_ratio: RatioRange | None = None
     """Smallest and largest share of a picture that a drawn hole covers; None: as the generator
     likes, which for irregular is 0.05 to 0.4."""
 
     mask_folder: str | None = None
     """Folder or URI of masks, 255 = hole."""
 
-    def check_masks(self, problems: Sequence[str], *, also: tuple[str, ...] = ()) -> None:
-        """Raise one ConfigError with these problems and those of the masks; fill in the ratio."""
-        found = list(problems)
-        if self.masks not in (*MASKS, *FROM_FOLDER, *also):
-            found.append(unknown_name("masks", self.masks, (*MASKS, *FROM_FOLDER, *also)))
+    also: ClassVar[tuple[str, ...]] = ()
+    """What else `masks` may be in a source."""
+
+    named: ClassVar[bool] = True
+    """Whether pictures of the source have names, which paired masks go by."""
+
+    def __post_init__(self) -> None:
+        if self.mask_ratio is None and self.masks in ("irregular", *self.also):
+            # Written into the options, so that the manifest says what was drawn.
+            object.__setattr__(self, "mask_ratio", IRREGULAR_RATIO)
+        super().__post_init__()
+
+    def relations(self) -> Iterator[str]:
+        """Yield what is wrong with where the holes come from."""
+        yield from super().relations()
+        if self.masks not in (known := (*MASKS, *FROM_FOLDER, *self.also)):
+            yield unknown_name("masks", self.masks, known)
+        if self.masks == "paired" and not self.named:
+            yield "masks 'paired' needs pictures with names; this source's have none. Use files."
         if (self.masks in FROM_FOLDER) != (self.mask_folder is not None):
-            found.append(
+            yield (
                 f"masks is {self.masks!r} and mask_folder {self.mask_folder!r}; a folder goes with "
                 f"masks {' or '.join(FROM_FOLDER)}, and only with these."
             )
-        if self.mask_ratio is None:
-            if self.masks == "irregular" or self.masks in also:
-                # Written into the options, so that the manifest says what was drawn.
-                object.__setattr__(self, "mask_ratio", IRREGULAR_RATIO)
-        else:
-            if self.masks in FROM_FOLDER:
-                found.append("mask_ratio is for drawn holes; masks of a folder are taken as found.")
-            try:
-                check_ratio_range(self.mask_ratio)
-            except ConfigError as error:
-                found += error.problems
-        if found:
-            raise ConfigError(found)
+        if self.mask_ratio is not None and self.masks in FROM_FOLDER:
+            yield "mask_ratio is for drawn holes; masks of a folder are taken as found."
 
 
 def drawn_hole(

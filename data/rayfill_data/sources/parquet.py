@@ -7,7 +7,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -50,11 +50,7 @@ class ParquetOptions(MaskOptions, SplitOptions):
     """Column that names the photo, person or place; rows that share one share a split. None: rows
     with the same bytes do."""
 
-    def __post_init__(self) -> None:
-        problems = self.split_problems()
-        if self.masks == "paired":
-            problems.append("masks 'paired' needs pictures with names; rows have none. Use files.")
-        self.check_masks(problems)
+    named: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,11 @@ import hashlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar
 
 import numpy as np
 
+from rayfill_data.checks import Bounds, Count, Share
 from rayfill_data.codec import UInt8Array, decode_photo
 from rayfill_data.contract import SPLITS
 from rayfill_data.copy_paste import paste, random_cutout, random_window
@@ -72,33 +74,22 @@ _PHOTOS: dict[str, tuple[_Bundled, ...]] = {
 class PhotosOptions(MaskOptions):
     """Crops of the photographs that Rayfill's dependencies bring along."""
 
-    size: int = 64
-    """Side of a crop in pixels, 16 to 256."""
+    size: Annotated[int, Bounds(ge=16, le=MAX_SIZE)] = 64
+    """Side of a crop in pixels."""
 
-    train: int = 960
+    train: Count = 960
     """Number of training crops."""
 
-    val: int = 96
+    val: Count = 96
     """Number of validation crops."""
 
-    test: int = 192
+    test: Count = 192
     """Number of test crops."""
 
-    object_share: float = 0.5
+    object_share: Share = 0.5
     """Share of samples with an object pasted in; the others get the holes that masks names."""
 
-    def __post_init__(self) -> None:
-        problems = []
-        if not 16 <= self.size <= MAX_SIZE:
-            problems.append(f"size is {self.size}; the bundled photographs allow 16 to {MAX_SIZE}.")
-        for split in SPLITS:
-            if (count := getattr(self, split)) < 1:
-                problems.append(f"{split} is {count}; every split needs at least 1 crop.")
-        if not 0 <= self.object_share <= 1:
-            problems.append(f"object_share is {self.object_share}; it must lie in [0, 1].")
-        if self.masks == "paired":
-            problems.append("masks 'paired' needs pictures with names; crops have none. Use files.")
-        self.check_masks(problems)
+    named: ClassVar[bool] = False
 
 
 def plan(options: PhotosOptions, seed: int) -> Plan:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
+from rayfill_data.checks import Bounds
 from rayfill_data.codec import UInt8Array
 from rayfill_data.contract import SPLITS
 from rayfill_data.errors import ImageError
@@ -23,7 +25,10 @@ from rayfill_data.sources.files import (
 from rayfill_data.sources.holes import mask_notes, read_mask, stem
 from rayfill_data.sources.pictures import crop_to_hole, decode_at_least, fit_frame
 from rayfill_data.sources.spec import Plan, Sample, SourceSpec, Task
-from rayfill_data.sources.splits import SplitOptions, check, split_sources, unit_hash
+from rayfill_data.sources.splits import SplitOptions, split_sources, unit_hash
+
+#: A limit that leaves a sample for every split.
+SomeSamples = Annotated[int, Bounds(ge=len(SPLITS))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,32 +51,20 @@ class TripletsOptions(SplitOptions):
     scale_masks: bool = False
     """Scale masks of another resolution to their picture instead of rejecting them."""
 
-    max_samples: int | None = None
+    max_samples: SomeSamples | None = None
     """Take about this many samples, whole photos at a time; None takes all."""
 
-    def __post_init__(self) -> None:
-        problems = [*self.split_problems(), *pattern_problems(self.photo_pattern)]
-        check(problems + sample_problems(self.max_samples))
-
-
-def pattern_problems(pattern: str | None) -> list[str]:
-    """Return what is wrong with a pattern that is to name photos."""
-    if pattern is None:
-        return []
-    try:
-        groups = re.compile(pattern).groups
-    except re.error as error:
-        return [f"photo_pattern {pattern!r} is no regular expression ({error}); correct it."]
-    if groups < 1:
-        return [f"photo_pattern {pattern!r} has no group; put what names the photo in (...)."]
-    return []
-
-
-def sample_problems(max_samples: int | None) -> list[str]:
-    """Return what is wrong with a limit of samples."""
-    if max_samples is not None and max_samples < len(SPLITS):
-        return [f"max_samples is {max_samples}; it must be at least {len(SPLITS)}."]
-    return []
+    def relations(self) -> Iterator[str]:
+        """Yield what is wrong with shares, and with the pattern that is to name photos."""
+        yield from super().relations()
+        pattern = self.photo_pattern
+        try:
+            groups = 1 if pattern is None else re.compile(pattern).groups
+        except re.error as error:
+            yield f"photo_pattern {pattern!r} is no regular expression ({error}); correct it."
+        else:
+            if groups < 1:
+                yield f"photo_pattern {pattern!r} has no group; put what names the photo in (...)."
 
 
 def plan(options: TripletsOptions, seed: int) -> Plan:

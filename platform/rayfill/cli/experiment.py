@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from rayfill.cli.console import make_console
+from rayfill.config.flags import parse_flags
 from rayfill.config.run import BUNDLED_DATA, RunConfig, flatten, replace, to_dict
 from rayfill.evaluation.evaluate_all import TABLE_BASELINES
 from rayfill.evaluation.leaderboard import ReportRow
@@ -96,7 +97,12 @@ def run_experiment(
     """
     name = asked_scale(args, default="smoke")
     default = _Arguments(scale=name, config=experiment.config(name))
-    given = tyro.cli(_Arguments, args=list(args), default=default, description=description)
+    given = parse_flags(
+        _Arguments,
+        args,
+        default=default,
+        description=description,
+    )
     scale = experiment.scales[name]
     _check(given.config, default=default.config, scale=scale, name=name)
     sweep = Sweep(

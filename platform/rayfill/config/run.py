@@ -20,11 +20,13 @@ from rayfill.config.sections import (
     EvalConfig,
     LossConfig,
     ModelConfig,
+    Part,
     Precision,
     ScalingConfig,
     TrackingConfig,
     TrainConfig,
 )
+from rayfill_data.checks import check
 from rayfill_data.errors import ConfigError, unknown_name
 from rayfill_data.redaction import redact_uri
 
@@ -52,10 +54,8 @@ __all__ = [
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(Part):
     """Everything that defines one training run."""
-
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     name: str = "run"
     """Name of the run: its folder and its title in MLflow."""
@@ -69,18 +69,16 @@ class RunConfig:
     eval: EvalConfig = EvalConfig()
     tracking: TrackingConfig = TrackingConfig()
 
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value, of every part, that cannot be used."""
+    def relations(self) -> Iterator[str]:
+        """Yield one sentence for every value that does not fit those of other parts."""
         if not self.name or "/" in self.name or self.name.startswith("."):
             yield f"name is {self.name!r}: it must be a plain folder name."
-        for part in ("data", "model", "loss", "train", "scaling", "eval", "tracking"):
-            yield from getattr(self, part).problems()
         yield from self._stage_problems()
         known = flatten(to_dict(self))
         for key in self.tracking.params:
             if key not in known and not key.startswith("model.extra."):
                 yield "tracking.params: " + unknown_name("key", key, known)
-        if self.train.batch_size % self.scaling.num_workers:
+        if self.scaling.num_workers > 0 and self.train.batch_size % self.scaling.num_workers:
             yield (
                 f"train.batch_size {self.train.batch_size} does not divide by "
                 f"scaling.num_workers {self.scaling.num_workers}: each worker takes an equal part."
@@ -106,14 +104,6 @@ class RunConfig:
 
 
 ConfigT = TypeVar("ConfigT")
-
-
-def check(config: RunConfig) -> RunConfig:
-    """Return ``config`` unchanged, or raise :class:`ConfigError` with every problem at once."""
-    problems = tuple(config.problems())
-    if problems:
-        raise ConfigError(problems)
-    return config
 
 
 def to_dict(config: Any) -> dict[str, Any]:

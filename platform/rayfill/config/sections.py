@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from rayfill_data.checks import Bounds, Count, NotNegative, Positive, Related, Whole
 from rayfill_data.errors import ConfigError, unknown_name
 from rayfill_data.extension import full_name, full_names
 from rayfill_data.mask_shapes import MASKS
@@ -45,57 +46,49 @@ _OF_SEGMENTER = "segmenter_"
 BUNDLED_DATA = "photos"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """What to train on and how training samples are varied."""
+class Part(Related):
+    """A part of the configuration: pydantic refuses keys that it does not have."""
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(Part):
+    """What to train on and how training samples are varied."""
 
     uri: str = BUNDLED_DATA
     """Prepared dataset: a folder or s3://, gs:// URI; `photos` is the bundled set."""
     feed: Literal["auto", "memory", "stream"] = "auto"
     """Hold the split in memory, or stream it with Ray Data; auto: stream above memory_gib."""
-    memory_gib: float = 4.0
+    memory_gib: Positive = 4.0
     """Largest decoded training split, per worker, that auto keeps in memory."""
-    train_samples: int | None = None
+    train_samples: Count | None = None
     """Train on so many samples, spread evenly over the training split; None: on all."""
-    expand_px: int = 0
+    expand_px: Whole = 0
     """Pixels by which training holes grow beyond the object (mask expansion)."""
     masks: str | None = None
     """Draw training holes with this generator (see docs/data.md); None: as the dataset was
     prepared."""
     flip: bool = True
     """Mirror half of the training samples."""
-    rotate_degrees: float = 0.0
+    rotate_degrees: Annotated[float, Bounds(ge=0, le=180)] = 0.0
     """Largest angle by which training samples are turned."""
-    color_jitter: float = 0.1
+    color_jitter: Annotated[float, Bounds(ge=0, lt=1)] = 0.1
     """Largest relative change of brightness, contrast and saturation in training; 0 is none."""
 
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
+    def relations(self) -> Iterator[str]:
+        """Yield one sentence for every value that does not fit the others, or names nothing."""
         if not self.uri:
             yield f"data.uri is empty: name a prepared dataset, or {BUNDLED_DATA!r}."
         if self.masks is not None and self.masks not in MASKS:
             yield "data.masks: " + unknown_name("mask generator", self.masks, MASKS)
-        if self.train_samples is not None and self.train_samples < 1:
-            yield f"data.train_samples is {self.train_samples}: it must be at least 1."
         if self.train_samples is not None and self.feed == "stream":
             yield "data.train_samples takes from a split in memory: leave data.feed at auto."
-        if self.expand_px < 0:
-            yield f"data.expand_px is {self.expand_px}: it must be 0 or more pixels."
-        if not 0 <= self.rotate_degrees <= 180:
-            yield f"data.rotate_degrees is {self.rotate_degrees}: it must lie in [0, 180]."
-        if not 0 <= self.color_jitter < 1:
-            yield f"data.color_jitter is {self.color_jitter}: it must lie in [0, 1)."
-        if self.memory_gib <= 0:
-            yield f"data.memory_gib is {self.memory_gib}: it must be above 0."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Part):
     """Which network, and its options: each network takes those it knows."""
-
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     name: str = "attention_unet"
     """A name of `rayfill models`, or a network of one's own: `package.module:Name`."""
@@ -138,8 +131,8 @@ class ModelConfig:
         for field, kind in _NETWORKS.items():
             object.__setattr__(self, field, full_name(kind, getattr(self, field)))
 
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
+    def relations(self) -> Iterator[str]:
+        """Yield one sentence for every value that does not fit the others, or names nothing."""
         from rayfill.models import model_config, option_names
         from rayfill.models.segmentation import segmenter_spec
 
@@ -222,10 +215,8 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LossConfig:
+class LossConfig(Part):
     """What training minimises."""
-
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     terms: str = "l1"
     """A weighted sum of terms, such as `mse`, `mse+perceptual`, `l1+0.05*perceptual`, `liu` or
@@ -234,19 +225,19 @@ class LossConfig:
     """The network whose activations perceptual and style terms compare."""
     weights_path: str | None = None
     """Local file with that network's ImageNet weights; otherwise torchvision's own download."""
-    alpha: float = 0.03
+    alpha: Annotated[float, Bounds(ge=0, lt=1)] = 0.03
     """Joint training: how far the mask shall grow beyond the object, as a share of the largest
     distance in the picture; the report's best is 0.03."""
-    mask_expansion: float = 1000.0
+    mask_expansion: NotNegative = 1000.0
     """Joint training: weight of the mask-expansion loss; 0 trains without it."""
-    segmentation: float = 1.0
+    segmentation: NotNegative = 1.0
     """Joint training: weight of the segmenter's own losses."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "terms", full_names("loss term", self.terms))
 
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
+    def relations(self) -> Iterator[str]:
+        """Yield one sentence for every value that does not fit the others, or names nothing."""
         from rayfill.losses import ADVERSARIAL, parse_loss
 
         try:
@@ -259,47 +250,40 @@ class LossConfig:
                     f"loss.terms is {self.terms!r}: {', '.join(ADVERSARIAL)} alone do not say what "
                     "to paint; add a term such as hole_mean_l1."
                 )
-        if not 0 <= self.alpha < 1:
-            yield f"loss.alpha is {self.alpha}: it must lie in [0, 1); 0.03 is the report's best."
-        for name in ("mask_expansion", "segmentation"):
-            if getattr(self, name) < 0:
-                yield f"loss.{name} is {getattr(self, name)}: it must be 0 or more."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Part):
     """How the network is optimised."""
-
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     stage: Stage = "inpainting"
     """What is trained. Of edgeconnect: edges, labels or image, each by itself, or inpainting (all
     of it). Of joint: its inpainter as before, segmentation, or joint (both through the mask)."""
-    epochs: int = 10
+    epochs: Count = 10
     """Passes over the training split."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Samples in one optimiser step, over all workers together."""
-    learning_rate: float = 3e-3
+    learning_rate: Positive = 3e-3
     """Peak learning rate of Adam."""
     schedule: Schedule = "cosine"
     """Course of the learning rate after the warm-up."""
     step_epochs: tuple[int, ...] = ()
     """With `step`: the epochs after which the learning rate is divided by 10."""
-    warmup_steps: int = 20
+    warmup_steps: Whole = 20
     """Optimiser steps over which the learning rate rises linearly."""
-    grad_clip_norm: float = 1.0
+    grad_clip_norm: NotNegative = 1.0
     """Largest gradient norm; 0 leaves gradients alone."""
-    ema_decay: float = 0.99
+    ema_decay: Annotated[float, Bounds(ge=0, lt=1)] = 0.99
     """Decay of the running average of the weights that is validated and kept; 0 is none."""
     precision: Precision = "auto"
     """auto is bf16 where the machine computes it faster (AMX, CUDA), else fp32."""
     compile: bool = False
     """torch.compile the network: pays off after several hundred steps."""
-    validate_every: int = 1
+    validate_every: Count = 1
     """Epochs between validations (each also writes a checkpoint)."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: Count = 2
     """Newest checkpoints to keep, beside the best one."""
-    max_bad_steps: int = 10
+    max_bad_steps: Count = 10
     """Steps in a row with a non-finite loss or gradient after which training stops."""
     init_from: str | None = None
     """Start from the weights of a model instead of random ones: a bundle or a run's folder,
@@ -309,30 +293,14 @@ class TrainConfig:
     epochs: `epochs` counts those that were done there."""
     schedule_epochs: tuple[int, int] | None = None
     """First and last epoch of the learning rate's course; None is the whole run."""
-    discriminator_width: int = 64
+    discriminator_width: Count = 64
     """Channels of the first layer of a discriminator, where the loss has one."""
-    discriminator_rate: float = 0.1
+    discriminator_rate: Positive = 0.1
     """Learning rate of discriminators, as a share of learning_rate."""
-    seed: int = 0
+    seed: Whole = 0
     """Seed of weights, order and augmentation."""
 
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
-        counts = ("epochs", "batch_size", "validate_every", "keep_checkpoints", "max_bad_steps")
-        for name in (*counts, "discriminator_width"):
-            if getattr(self, name) < 1:
-                yield f"train.{name} is {getattr(self, name)}: it must be at least 1."
-        for name in ("learning_rate", "discriminator_rate"):
-            if not getattr(self, name) > 0:
-                yield f"train.{name} is {getattr(self, name)}: it must be above 0."
-        if not 0 <= self.ema_decay < 1:
-            yield f"train.ema_decay is {self.ema_decay}: it must lie in [0, 1)."
-        for name in ("warmup_steps", "grad_clip_norm", "seed"):
-            if getattr(self, name) < 0:
-                yield f"train.{name} is {getattr(self, name)}: it must be 0 or more."
-        yield from self._course_problems()
-
-    def _course_problems(self) -> Iterator[str]:
+    def relations(self) -> Iterator[str]:
         """Yield what is wrong with where the run begins and with its learning rate's course."""
         if self.init_from and self.continue_from:
             yield "train.init_from and train.continue_from exclude each other: leave one out."
@@ -348,38 +316,24 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScalingConfig:
+class ScalingConfig(Part):
     """How many processes and which share of the cluster one run takes."""
 
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-
-    num_workers: int = 1
+    num_workers: Count = 1
     """Training processes; more than one train together (DDP)."""
     use_gpu: bool | None = None
     """None takes GPUs where the cluster has any."""
-    cpus_per_worker: float = 1.0
+    cpus_per_worker: Positive = 1.0
     """CPU cores (and torch threads) of one worker."""
-    gpus_per_worker: float = 1.0
+    gpus_per_worker: Positive = 1.0
     """GPUs of one worker when GPUs are used; a fraction lets several small runs share one."""
-    max_failures: int = 1
+    max_failures: Whole = 1
     """Times a run is restarted from its last checkpoint after a worker died."""
-
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
-        if self.num_workers < 1:
-            yield f"scaling.num_workers is {self.num_workers}: it must be at least 1."
-        for name in ("cpus_per_worker", "gpus_per_worker"):
-            if getattr(self, name) <= 0:
-                yield f"scaling.{name} is {getattr(self, name)}: it must be above 0."
-        if self.max_failures < 0:
-            yield f"scaling.max_failures is {self.max_failures}: it must be 0 or more."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrackingConfig:
+class TrackingConfig(Part):
     """Where results are recorded."""
-
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     uri: str | None = None
     """MLflow tracking URI; None is MLFLOW_TRACKING_URI, else a SQLite file in the home folder."""
@@ -387,23 +341,16 @@ class TrackingConfig:
     """MLflow experiment."""
     model_name: str = "rayfill"
     """Name in the model registry."""
-    pictures: int = 6
+    pictures: Whole = 6
     """Validation samples logged as pictures at every validation."""
     params: tuple[str, ...] = ()
     """Config keys recorded as parameters even at their default, beside those that are not; a sweep
     adds what it varies. The whole configuration is the run's config.json."""
 
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
-        if self.pictures < 0:
-            yield f"tracking.pictures is {self.pictures}: it must be 0 or more."
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalConfig:
+class EvalConfig(Part):
     """What is measured on held-out samples."""
-
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     select_metric: SelectMetric = "hole_psnr"
     """Validation metric (higher is better) by which checkpoints and trials are ranked; stages
@@ -412,7 +359,3 @@ class EvalConfig:
     """Network of the LPIPS metric."""
     lpips_weights_path: str | None = None
     """Local file with that network's complete LPIPS state; without weights LPIPS is left out."""
-
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
-        yield from ()

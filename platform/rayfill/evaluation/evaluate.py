@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from rayfill.evaluation.work import Measurable, Work
 from rayfill.metrics import FidMetric, LpipsMetric, ResidualObjectScore
 from rayfill.models.batch import to_device
 from rayfill_data.batches import evaluation_batches
+from rayfill_data.checks import Checked, Count
 from rayfill_data.errors import ConfigError, DatasetError, RayfillError, unknown_name
 from rayfill_data.progress import ProgressCallback, show_progress
 from rayfill_data.reader import PreparedDataset, SplitArrays
@@ -35,10 +36,10 @@ _SHARDS_PER_CORE = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
+class EvaluateOptions(Checked):
     """How systems are measured and compared."""
 
-    batch_size: int | None = None
+    batch_size: Count | None = None
     """Samples at a time; None: 32, and fewer where they have more than 256x256 pixels."""
     expand_px: int = 0
     """Give holes grown by so many pixels, or shrunk if below 0."""
@@ -47,7 +48,7 @@ class EvaluateOptions:
     allow_missing: bool = False
     """Where finished pictures are missing or cannot be used, measure all systems on the samples
     that all have."""
-    num_workers: int | None = None
+    num_workers: Count | None = None
     """Parts measured at a time. 1: all in this process. More: on Ray. None: in this process, and on
     all of a Ray cluster once the first parts say that more than a minute is left."""
     against: str | None = None
@@ -59,19 +60,11 @@ class EvaluateOptions:
     residual_object: ResidualObjectScore | None = None
     """Also measure what its segmenter still sees of the objects."""
 
-    def __post_init__(self) -> None:
-        problems = [
-            f"{name} is {value}; it must be at least 1."
-            for name, value in (("batch_size", self.batch_size), ("num_workers", self.num_workers))
-            if value is not None and value < 1
-        ]
-        problems += [
-            unknown_name("metric", metric, COLUMNS)
-            for metric in dict.fromkeys((self.rank_by, *self.columns))
-            if metric not in COLUMNS
-        ]
-        if problems:
-            raise ConfigError(problems)
+    def relations(self) -> Iterator[str]:
+        """Yield one sentence for every unknown metric."""
+        for metric in (self.rank_by, *self.columns):
+            if metric not in COLUMNS:
+                yield unknown_name("metric", metric, COLUMNS)
 
 
 def evaluate_systems(

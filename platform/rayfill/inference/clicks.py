@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from rayfill.models.joint import JointModel
 from rayfill.models.segmentation import select_by_clicks
+from rayfill_data.checks import Bounds, check_value
 from rayfill_data.codec import to_nchw
-from rayfill_data.errors import ConfigError, RayfillError
+from rayfill_data.errors import RayfillError
 
 UInt8 = NDArray[np.uint8]
 #: x and y in pixels from the upper left corner; 1 (this) or 0 (not this).
@@ -23,7 +25,8 @@ Click = tuple[float, float, int]
 
 #: Longest side, in pixels, that a segmenter is shown where nothing is known of its training.
 DEFAULT_MAX_SIDE = 512
-LEAST_MAX_SIDE = 32
+_LEAST_MAX_SIDE = 32
+MaxSide = Annotated[int, Bounds(ge=_LEAST_MAX_SIDE)]
 _THRESHOLD = 0.5
 
 
@@ -63,8 +66,7 @@ class Finder:
         Raises:
             ConfigError: ``max_side`` below 32.
         """
-        if max_side < LEAST_MAX_SIDE:
-            raise ConfigError([f"max_side is {max_side}; allowed: {LEAST_MAX_SIDE} or more."])
+        check_value("max_side", max_side, MaxSide)
         self.model = model.to(device).eval()
         self.device = torch.device(device)
         self.max_side = max_side
@@ -139,7 +141,7 @@ def trained_side(protocol: Mapping[str, str]) -> int:
     Where ``protocol["size"]`` is no ``HxW``, 512: large enough for detail, small enough for a CPU.
     """
     size = re.fullmatch(r"(\d{1,5})x(\d{1,5})", protocol.get("size", ""))
-    return max(LEAST_MAX_SIDE, *map(int, size.groups())) if size else DEFAULT_MAX_SIDE
+    return max(_LEAST_MAX_SIDE, *map(int, size.groups())) if size else DEFAULT_MAX_SIDE
 
 
 def click_outside(clicks: Sequence[Click], *, height: int, width: int) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
@@ -14,8 +15,9 @@ from torch import nn
 
 from rayfill.models import push_pull_fill
 from rayfill.runs.bundle import load_bundle
+from rayfill_data.checks import Bounds, Whole, check_value
 from rayfill_data.codec import to_nchw, to_uint8
-from rayfill_data.errors import ConfigError, ImageError, RayfillError
+from rayfill_data.errors import ImageError, RayfillError
 from rayfill_data.masks import dilate
 
 UInt8 = NDArray[np.uint8]
@@ -76,8 +78,7 @@ class Inpainter:
         Raises:
             ConfigError: ``max_side`` below 96.
         """
-        if max_side < _MIN_MAX_SIDE_PX:
-            raise ConfigError([f"max_side is {max_side}; allowed: {_MIN_MAX_SIDE_PX} or more."])
+        check_value("max_side", max_side, Annotated[int, Bounds(ge=_MIN_MAX_SIDE_PX)])
         self.model = model.to(device).to(memory_format=torch.channels_last).eval()
         self.device = torch.device(device)
         self.name = name
@@ -118,8 +119,7 @@ class Inpainter:
             RayfillError: the model answered with values that are not finite.
         """
         _check_pictures(image, hole_mask)
-        if feather_px < 0:
-            raise ConfigError([f"feather_px is {feather_px}; allowed: 0 or more."])
+        check_value("feather_px", feather_px, Whole)
         binary = np.where(hole_mask >= _MASK_THRESHOLD, np.uint8(255), np.uint8(0))
         hole = dilate(binary, radius_px=expand_px) > 0
         result, remaining = image.copy(), hole.copy()

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from rayfill_data import distance
-from rayfill_data.errors import ConfigError, RayfillError
+from rayfill_data.checks import Bounds, check_value
+from rayfill_data.errors import RayfillError
+
+#: How far a mask shall grow, as a share of the largest distance in the picture.
+Alpha = Annotated[float, Bounds(ge=0, lt=1)]
 
 
 def signed_distance_px(hole_mask: Tensor) -> Tensor:
@@ -65,7 +71,7 @@ def alpha_px(hole_mask: Tensor, *, alpha: float) -> Tensor:
     Raises:
         ConfigError: ``alpha`` out of range.
     """
-    _check_alpha(alpha)
+    check_value("alpha", alpha, Alpha)
     return alpha * signed_distance_px(hole_mask).abs().amax(dim=(1, 2, 3))
 
 
@@ -109,19 +115,9 @@ def mask_expansion_loss(probability: Tensor, signed_distance: Tensor, *, alpha: 
 
     Source: report P2, equation 9.
     """
-    _check_alpha(alpha)
+    check_value("alpha", alpha, Alpha)
     _check_shapes(probability, signed_distance)
     return ((signed_distance - alpha) * probability).mean()
-
-
-def _check_alpha(alpha: float) -> None:
-    if not 0 <= alpha < 1:
-        raise ConfigError(
-            [
-                f"alpha is {alpha!r}; allowed: a number from 0 on, below 1. It is a share of the "
-                "largest distance in the image; 0.03 is the report's best."
-            ]
-        )
 
 
 def _check_shapes(probability: Tensor, signed_distance: Tensor) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rayfill.models.base import InpaintingModel, composite
 from rayfill.models.fills.fill import mean_fill
-from rayfill.models.options import CheckedOptions
+from rayfill_data.checks import Checked
 from rayfill_data.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JointConfig(CheckedOptions):
+class JointConfig(Checked):
     """Which segmenter, which inpainter, and their options."""
 
     inpainter: str = "unet"
@@ -41,8 +41,8 @@ class JointConfig(CheckedOptions):
     label_names: Sequence[str] = ("nothing", "person")
     """What label maps hold, the first "nothing"."""
 
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
+    def relations(self) -> Iterator[str]:
+        """Yield what is wrong with the two networks, and between them."""
         from rayfill.models.segmentation.table import segmenter_config
         from rayfill.models.table import MODELS, model_config
 

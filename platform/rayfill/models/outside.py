@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from rayfill.models.base import InpaintingModel, check_inputs
 from rayfill.models.fills.fill import zero_fill
 from rayfill.models.fills.filled import pad_edge
-from rayfill.models.options import CheckedOptions
 from rayfill.models.spec import NetworkSpec
+from rayfill_data.checks import Checked
 from rayfill_data.errors import ConfigError, RayfillError
 
 _FORWARD = ["image", "hole_mask"]
@@ -64,7 +64,7 @@ class OutsideModel(InpaintingModel):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OutsideOptions(CheckedOptions):
+class OutsideOptions(Checked):
     """Options of a network from outside; a subclass for each, see :func:`options_type`."""
 
     _hints: ClassVar[dict[str, Any]]

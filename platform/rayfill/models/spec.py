@@ -12,7 +12,7 @@ from rayfill_data.extension import at_place
 if TYPE_CHECKING:
     from torch import nn
 
-    from rayfill.models.options import CheckedOptions
+    from rayfill_data.checks import Checked
 
 NetworkT = TypeVar("NetworkT", bound="nn.Module")
 
@@ -25,7 +25,7 @@ class NetworkSpec(Generic[NetworkT]):
     """Makes the network, with fresh weights, from its typed configuration; a segmenter also from
     its ``labels``, by keyword. Of ours the place, ``module:Name``, imported when it is wanted."""
 
-    options: str | type[CheckedOptions]
+    options: str | type[Checked]
     """The frozen dataclass of its options, or its place."""
 
     paper: str = ""
@@ -41,9 +41,9 @@ class NetworkSpec(Generic[NetworkT]):
         return made
 
     @property
-    def config_type(self) -> type[CheckedOptions]:
+    def config_type(self) -> type[Checked]:
         """Return the type of its options."""
-        kind: type[CheckedOptions] = at_place(self.options)
+        kind: type[Checked] = at_place(self.options)
         return kind
 
     @property
@@ -51,7 +51,7 @@ class NetworkSpec(Generic[NetworkT]):
         """Return the names of its options."""
         return tuple(field.name for field in fields(self.config_type))
 
-    def config(self, name: str, options: Mapping[str, object]) -> CheckedOptions:
+    def config(self, name: str, options: Mapping[str, object]) -> Checked:
         """Return ``options`` checked, defaults filled in; errors call the network ``name``.
 
         Raises:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rayfill.models.base import InpaintingModel
-    from rayfill.models.options import CheckedOptions
+    from rayfill_data.checks import Checked
 
 MODELS: dict[str, NetworkSpec[InpaintingModel]] = {
     "unet": NetworkSpec(
@@ -113,7 +113,7 @@ def option_names(name: str, /) -> tuple[str, ...]:
     return model_spec(name).option_names
 
 
-def model_config(name: str, /, **options: object) -> CheckedOptions:
+def model_config(name: str, /, **options: object) -> Checked:
     """Return the checked configuration of the model called ``name``, defaults filled in.
 
     Raises:

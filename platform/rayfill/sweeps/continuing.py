@@ -9,6 +9,7 @@ from typing import Literal
 from rayfill.config.run import RunConfig, replace
 from rayfill.sweeps.plan import Plan, leaves
 from rayfill.sweeps.spec import Sweep, SweepOptions, WinnerOptions
+from rayfill_data.checks import Count, value_problems
 from rayfill_data.errors import ConfigError, RayfillError, unknown_name
 
 Course = Literal["continue", "restart"]
@@ -44,11 +45,10 @@ def continued_sweep(
         ConfigError: every argument that cannot be used.
         RayfillError: no trial that can be continued.
     """
-    problems = []
-    if epochs < 1:
-        problems.append(f"epochs is {epochs}: it must be at least 1.")
-    if best is not None and best < 1:
-        problems.append(f"best is {best}: it must be at least 1.")
+    problems = [
+        *value_problems("epochs", epochs, Count),
+        *value_problems("best", best, Count | None),
+    ]
     if best is not None and names:
         problems.append("best and trials exclude each other: leave one out.")
     if options.search != "grid" or options.scheduler == "pbt":

@@ -27,6 +27,7 @@ from rayfill.sweeps.search import Told
 from rayfill.sweeps.searcher import SearcherTrials
 from rayfill.sweeps.space import RANGES, Point, Space, describe_space, find_point
 from rayfill.sweeps.trials import OptunaTrials, PlannedTrials, told_of
+from rayfill_data.checks import check_all
 from rayfill_data.errors import ConfigError, RayfillError
 
 if TYPE_CHECKING:
@@ -113,8 +114,7 @@ def draft_runs(runs: Sequence[RunConfig]) -> Draft:
     Raises:
         ConfigError: every value that cannot be used.
     """
-    if problems := dict.fromkeys(problem for run in runs for problem in run.problems()):
-        raise ConfigError(problems)
+    check_all(runs)
     return Draft(trials=runs, examples=runs, space={}, search={"kind": "runs"})
 
 

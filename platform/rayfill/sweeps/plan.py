@@ -12,11 +12,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rayfill.config.run import RunConfig, check, flatten, from_dict, replace, to_dict, written
+from rayfill.config.run import RunConfig, flatten, from_dict, replace, to_dict, written
 from rayfill.runs.folder import RunFolder
 from rayfill.runs.sweep_folder import SweepFolder, newest_sweep, sweep_number
 from rayfill.sweeps.search import Told, next_random
 from rayfill.sweeps.space import RANGES, Point, Space, Variant, changes_of, values_at
+from rayfill_data.checks import check_all
 from rayfill_data.errors import ConfigError, RayfillError
 from rayfill_data.redaction import redact_uri
 
@@ -129,10 +130,7 @@ def plan_trials(
         make_trial(base, space, point=point, prefix=f"{number:02d}")
         for number, point in enumerate(points, start=1)
     ]
-    problems = dict.fromkeys(problem for trial in trials for problem in trial.problems())
-    if problems:
-        raise ConfigError(problems)
-    return [check(trial) for trial in trials]
+    return list(check_all(trials))
 
 
 def leave_out_untrainable(trials: Sequence[RunConfig]) -> tuple[list[RunConfig], list[str]]:

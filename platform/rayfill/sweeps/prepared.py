@@ -15,6 +15,7 @@ from rayfill.sweeps.space import varied_keys
 from rayfill.sweeps.spec import Sweep
 from rayfill.sweeps.starts import find_starts, with_start
 from rayfill.sweeps.tune import scheduler_problems
+from rayfill_data.checks import check_all, problems
 from rayfill_data.errors import ConfigError
 from rayfill_data.reader import PreparedDataset
 
@@ -76,18 +77,18 @@ def prepare(sweep: Sweep) -> Prepared:
         RayfillError: data, weights to start from, or a sweep to resume, that are not there.
     """
     base = comparing(resolve_paths(sweep.base), varied_keys(sweep.space))
-    problems = [*sweep.problems(), *base.problems()]
+    found = [*sweep.problems(), *problems(base)]
     if sweep.scheduler is not None:
-        problems += scheduler_problems(sweep.scheduler, options=sweep.options)
+        found += scheduler_problems(sweep.scheduler, options=sweep.options)
     phases: list[RunConfig] = []
     draft = None
     try:
         phases = _phases(sweep, base)
         draft = _draft(sweep, base)
     except ConfigError as error:
-        problems += error.problems
-    if problems or draft is None:
-        raise ConfigError(dict.fromkeys(problems))
+        found += error.problems
+    if found or draft is None:
+        raise ConfigError(dict.fromkeys(found))
     if sweep.options.warm_from:
         read_earlier(sweep.options.warm_from, storage=str(base.storage))
     check_data(base)
@@ -105,9 +106,7 @@ def _phases(sweep: Sweep, base: RunConfig) -> list[RunConfig]:
         replace(base, {**phase.changes, "name": f"phase{number}-{phase.name}"})
         for number, phase in enumerate(sweep.phases, start=1)
     ]
-    if problems := dict.fromkeys(problem for run in runs for problem in run.problems()):
-        raise ConfigError(problems)
-    return runs
+    return list(check_all(runs))
 
 
 def _draft(sweep: Sweep, base: RunConfig) -> Draft:

@@ -10,6 +10,7 @@ from rayfill.config.run import RunConfig
 from rayfill.evaluation.evaluate_all import TABLE_BASELINES
 from rayfill.evaluation.leaderboard import ReportRow
 from rayfill.sweeps.space import Space, Variant
+from rayfill_data.checks import Count, NotNegative, Positive, Related, Whole, problems
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
@@ -17,62 +18,44 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SweepOptions:
+class SweepOptions(Related):
     """How a sweep is run; what it varies is the experiment's own."""
 
     search: Literal["grid", "random", "optuna"] = "grid"
     """grid: every combination of listed values; random: points of the space; optuna: each point
     where the results so far promise most (TPE)."""
-    trials: int | None = None
+    trials: Count | None = None
     """Trials of random and optuna, or members of a population."""
     warm_from: str | None = None
     """optuna: another sweep, on the same dataset and metric, whose trials it knows beforehand."""
     scheduler: Literal["asha", "none", "pbt"] = "asha"
     """asha stops the weaker half of the trials early; none runs all to the end; pbt trains a
     population whose worst members take over from the best, at varied hyperparameters."""
-    grace_epochs: int = 1
+    grace_epochs: Count = 1
     """Epochs every trial gets before it may be stopped early."""
-    generation_epochs: int = 1
+    generation_epochs: Count = 1
     """pbt: epochs between takeovers."""
-    max_concurrent: int | None = None
+    max_concurrent: Count | None = None
     """Trials at a time; None is as many as the cluster holds."""
-    max_hours: float | None = None
+    max_hours: Positive | None = None
     """Hours after which no trial is begun and running ones end with their epoch. Limits are those
     of one call; what they leave out goes on with a resume."""
-    max_trials: int | None = None
+    max_trials: Count | None = None
     """Trials to begin in this call."""
-    max_cost: float | None = None
+    max_cost: Positive | None = None
     """Cost after which nothing is begun, as max_hours; it needs a price."""
-    cost_per_cpu_hour: float = 0.0
+    cost_per_cpu_hour: NotNegative = 0.0
     """Price of a CPU core for an hour, in any currency."""
-    cost_per_gpu_hour: float = 0.0
+    cost_per_gpu_hour: NotNegative = 0.0
     """Price of a GPU for an hour, in the same."""
 
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
-        for name in ("grace_epochs", "generation_epochs"):
-            if getattr(self, name) < 1:
-                yield f"sweep.{name} is {getattr(self, name)}: it must be at least 1."
-        for name in ("trials", "max_concurrent", "max_trials"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                yield f"sweep.{name} is {value}: it must be at least 1."
-        for name in ("max_hours", "max_cost"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                yield f"sweep.{name} is {value}: it must be above 0."
-        for name in ("cost_per_cpu_hour", "cost_per_gpu_hour"):
-            if not getattr(self, name) >= 0:
-                yield f"sweep.{name} is {getattr(self, name)}: it must be 0 or more."
+    def relations(self) -> Iterator[str]:
+        """Yield which parts of a search and of its budget do not go together."""
         if self.max_cost is not None and not (self.cost_per_cpu_hour or self.cost_per_gpu_hour):
             yield (
                 "sweep.max_cost needs a price: give sweep.cost_per_cpu_hour or "
                 "sweep.cost_per_gpu_hour."
             )
-        yield from self._search_problems()
-
-    def _search_problems(self) -> Iterator[str]:
-        """Yield which parts of a search do not go together."""
         if self.search == "grid" and self.trials is not None:
             yield "sweep.trials is for sweep.search random or optuna; a grid has its own number."
         if self.search != "grid" and self.trials is None:
@@ -90,21 +73,12 @@ class SweepOptions:
 class WinnerOptions:
     """How the best trial is trained on, by all workers together."""
 
-    epochs: int = 12
+    epochs: Whole = 12
     """Further epochs, starting from the trial's best weights; 0 keeps the trial as it is."""
-    num_workers: int | None = None
+    num_workers: Count | None = None
     """Data-parallel workers; None is one per GPU, or per core without GPUs."""
-    learning_rate: float = 2e-3
+    learning_rate: Positive = 2e-3
     """Peak learning rate of the further training."""
-
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
-        if self.epochs < 0:
-            yield f"winner.epochs is {self.epochs}: it must be 0 or more."
-        if self.num_workers is not None and self.num_workers < 1:
-            yield f"winner.num_workers is {self.num_workers}: it must be at least 1."
-        if not self.learning_rate > 0:
-            yield f"winner.learning_rate is {self.learning_rate}: it must be above 0."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,7 +126,7 @@ class Sweep:
 
     def problems(self) -> Iterator[str]:
         """Yield one sentence for every part that cannot be used."""
-        yield from self.options.problems()
-        yield from self.winner.problems()
+        yield from problems(self.options, name="sweep")
+        yield from problems(self.winner, name="winner")
         if self.searcher is not None and self.runs:
             yield "Sweep.searcher chooses runs, and Sweep.runs gives them: leave one out."

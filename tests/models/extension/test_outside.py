@@ -25,9 +25,10 @@ from rayfill.losses import build_loss, parse_loss
 from rayfill.models import build_model, model_config
 from rayfill.models.contract import broken
 from rayfill.models.cost import model_cost
-from rayfill.runs.run_page import compared_params, comparing, differing_keys, varied_keys
+from rayfill.runs.run_page import compared_params, comparing, differing_keys
 from rayfill.sweeps.plan import plan_trials
-from rayfill.sweeps.space import find_point
+from rayfill.sweeps.space import find_point, varied_keys
+from rayfill_data.checks import problems
 from rayfill_data.errors import ConfigError, RayfillError
 from rayfill_data.extension import outside_packages
 from rayfill_data.sources import find_source
@@ -150,10 +151,9 @@ def test_the_hole_of_a_plain_module_is_blank(mine: Any) -> None:
 def test_what_is_no_model_is_refused(mine: Any, text: str, said: str) -> None:
     with contextlib.suppress(ZeroDivisionError, ModuleNotFoundError):  # as its user will see
         mine(text)
-    problems = list(ModelConfig(name="mine:Net").problems())
-    assert len(problems) == 1
-    assert problems[0].startswith("model.name: ")
-    assert said in problems[0]
+    (problem,) = problems(ModelConfig(name="mine:Net"))
+    assert problem.startswith("model.name: ")
+    assert said in problem
 
 
 @pytest.mark.parametrize(
@@ -170,9 +170,9 @@ def test_what_is_no_model_is_refused(mine: Any, text: str, said: str) -> None:
 )
 def test_a_module_that_is_not_there_is_named(mypkg: Any, name: str, said: str) -> None:
     for config in (ModelConfig(name=name), ModelConfig(name="joint", inpainter=name)):
-        assert said in " ".join(config.problems())
-    assert said in " ".join(ModelConfig(name="joint", segmenter=name).problems())
-    assert said in " ".join(LossConfig(terms=f"l1+0.1*{name}").problems())
+        assert said in " ".join(problems(config))
+    assert said in " ".join(problems(ModelConfig(name="joint", segmenter=name)))
+    assert said in " ".join(problems(LossConfig(terms=f"l1+0.1*{name}")))
     with pytest.raises(ConfigError) as caught:
         find_source(name)
     assert said in str(caught.value)
@@ -215,7 +215,7 @@ def test_a_joint_model_of_two_networks_from_outside(mine: Any) -> None:
         name="joint", inpainter=NET, segmenter="halves", extra={"channels": 3, "segmenter_heads": 1}
     )
     assert model.segmenter == "mine:Halves"
-    assert list(model.problems()) == []
+    assert list(problems(model)) == []
     network: Any = build_model("joint", **model.options())
     assert network.stride == 2
     assert network.inpainter.network.fine.out_channels == 3
@@ -223,11 +223,11 @@ def test_a_joint_model_of_two_networks_from_outside(mine: Any) -> None:
     assert network(image, hole_mask).shape == image.shape
     assert network.segment(image).shape == (1, 2, 9, 11)
     wrong = replace(RunConfig(model=model), {"model.extra.segmenter_hedas": 1})
-    assert "Did you mean 'heads'" in " ".join(wrong.model.problems())
+    assert "Did you mean 'heads'" in " ".join(problems(wrong.model))
 
 
 def test_a_registered_name_becomes_the_place_of_its_definition(mypkg: Any) -> None:
-    assert "Unknown model 'three_scales'" in " ".join(ModelConfig(name="three_scales").problems())
+    assert "Unknown model 'three_scales'" in " ".join(problems(ModelConfig(name="three_scales")))
     mypkg("mypkg.named")
     config = check(RunConfig(model=ModelConfig(name="three_scales")))
     assert config.model.name == "mypkg.named:ThreeScales"
@@ -313,7 +313,7 @@ def test_a_loss_from_outside_is_a_term_like_the_others(mine: Any) -> None:
         ("Needy", "needs arguments to be made: give every one a default"),
         ("HEADER", "Unknown name in mine"),
     ):
-        assert said in " ".join(LossConfig(terms=f"mine:{term}").problems())
+        assert said in " ".join(problems(LossConfig(terms=f"mine:{term}")))
 
 
 def test_a_source_from_outside_has_its_own_options(mypkg: Any, mine: Any) -> None:

@@ -161,9 +161,6 @@ def test_names_and_options_that_do_not_exist():
     assert len(caught.value.problems) == 2
     assert "Did you mean 'width'" in caught.value.problems[0]
     with pytest.raises(ConfigError) as caught:
-        segmenter_config("segmentation_unet", width=0, depth=9, balance=2.0)
-    assert len(caught.value.problems) == 3
-    with pytest.raises(ConfigError) as caught:
         segmenter_config("panoptic_fpn", min_side=-1, weights="")
     assert len(caught.value.problems) == 2
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from rayfill.cli.console import make_console
+from rayfill.config.flags import parse_flags
 from rayfill.runs import places
-from rayfill_data.errors import ConfigError
+from rayfill_data.checks import Bounds, Checked
 from rayfill_data.extension import allow_modules
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CompareArgs:
+class CompareArgs(Checked):
     """Compare runs on their test split: ranking, intervals, pictures, curves, what differs.
 
     Writes report.html (one file that needs nothing beside it), report.md, curves.png and
@@ -42,7 +43,7 @@ class CompareArgs:
     folder for runs of several."""
     apart: bool = False
     """Report runs of different protocols separately instead of refusing them."""
-    samples: int = 4
+    samples: Annotated[int, Bounds(ge=1, le=50)] = 4
     """Samples of each contact sheet."""
     title: str = ""
     """Of the report; empty names the sweep."""
@@ -56,12 +57,19 @@ class CompareArgs:
     """Modules, separated by commas, that a model's own network may be imported from; also the
     environment variable RAYFILL_ALLOW_MODULES."""
 
+    def relations(self) -> Iterator[str]:
+        """Yield the sentence for nothing to compare."""
+        if not (self.runs or self.experiment or self.sweep):
+            yield (
+                "Nothing to compare was named: give runs, --sweep NAME or --experiment NAME; "
+                "`rayfill ui` lists what there is."
+            )
+
 
 def main(args: Sequence[str]) -> int:
     """Run the command."""
-    asked = tyro.cli(CompareArgs, args=list(args), prog="rayfill compare")
+    asked = parse_flags(CompareArgs, args, prog="rayfill compare")
     allow_modules(asked.allow_modules)
-    _check(asked)
     from rayfill.evaluation.report.found import RunFinder
     from rayfill.evaluation.report.gather import gather
     from rayfill.runs.store import Store
@@ -75,19 +83,6 @@ def main(args: Sequence[str]) -> int:
         part = f"{number}-{_slug(comparison)}" if len(comparisons) > 1 else ""
         _report(comparison, asked=asked, part=part, console=console, tracking_uri=store.uri)
     return 0
-
-
-def _check(asked: CompareArgs) -> None:
-    problems = []
-    if not (asked.runs or asked.experiment or asked.sweep):
-        problems.append(
-            "Nothing to compare was named: give runs, --sweep NAME or --experiment NAME; "
-            "`rayfill ui` lists what there is."
-        )
-    if not 1 <= asked.samples <= 50:
-        problems.append(f"--samples is {asked.samples}: it must lie in 1 to 50.")
-    if problems:
-        raise ConfigError(problems)
 
 
 def _report(

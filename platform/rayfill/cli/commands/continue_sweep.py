@@ -9,19 +9,21 @@ from typing import Literal
 import tyro
 
 from rayfill.cli.console import make_console
+from rayfill.config.flags import parse_flags
 from rayfill.runs import places
 from rayfill.sweeps.spec import SweepOptions
+from rayfill_data.checks import Checked, Count
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ContinueArgs:
+class ContinueArgs(Checked):
     """Train finished trials of a sweep for more epochs, from their last checkpoints."""
 
     sweep_name: tyro.conf.Positional[str]
     """Name of the sweep: its folder in the storage."""
-    epochs: int
+    epochs: Count
     """Epochs to train besides those that were done."""
-    best: int | None = None
+    best: Count | None = None
     """So many trials, the best on the validation split; None is all that finished."""
     trials: tuple[str, ...] = ()
     """These trials, also such as were stopped early."""
@@ -37,7 +39,7 @@ class ContinueArgs:
 
 def main(args: Sequence[str]) -> int:
     """Run the command."""
-    asked = tyro.cli(ContinueArgs, args=list(args), prog="rayfill continue")
+    asked = parse_flags(ContinueArgs, args, prog="rayfill continue")
     from rayfill.sweeps.continuing import continued_sweep
     from rayfill.sweeps.draft import read_earlier
     from rayfill.sweeps.sweep import run_sweep

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
 from rayfill.cli.console import make_console
+from rayfill.config.flags import parse_flags
 from rayfill.runs import places
 from rayfill.runs.mlflow_store import asking, sqlite_file
 from rayfill.runs.provenance import version_of
@@ -52,7 +51,7 @@ class Finding:
 
 def main(args: Sequence[str]) -> int:
     """Run the command."""
-    asked = tyro.cli(DoctorArgs, args=list(args), prog="rayfill doctor")
+    asked = parse_flags(DoctorArgs, args, prog="rayfill doctor")
     findings = list(examine(tracking_uri=places.tracking_uri(asked.tracking_uri)))
     styles = {"ok": "green", "optional": "yellow", "broken": "red"}
     table = Table(

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import tyro
 
+from rayfill.config.flags import parse_flags
 from rayfill.runs import places
 from rayfill.runs.references import Reference, locate, parse_reference
+from rayfill_data.checks import Checked, Whole
 from rayfill_data.errors import ImageError, RayfillError
 from rayfill_data.extension import allow_modules
 
@@ -35,7 +37,7 @@ PictureT = TypeVar("PictureT")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EraseArgs:
+class EraseArgs(Checked):
     """Remove what a mask covers, or what is clicked on, from one photo; all else stays as it is."""
 
     photo: tyro.conf.Positional[Path]
@@ -57,7 +59,7 @@ class EraseArgs:
     `rayfill evaluate` measures, but for finished pictures."""
     expand_px: int = 0
     """Pixels by which the mask grows first."""
-    feather_px: int = 0
+    feather_px: Whole = 0
     """Pixels inside the mask's edge over which the result fades in."""
     tracking_uri: str | None = None
     """MLflow store that the registry lies in; None as for training."""
@@ -70,7 +72,7 @@ class EraseArgs:
 
 def main(args: Sequence[str]) -> int:
     """Run the command."""
-    asked = tyro.cli(EraseArgs, args=list(args), prog="rayfill erase")
+    asked = parse_flags(EraseArgs, args, prog="rayfill erase")
     allow_modules(asked.allow_modules)
     if (asked.mask is None) == (not asked.click):
         raise RayfillError("Give either --mask or --click, and not both: one says what to remove.")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from rayfill.cli.console import make_console
+from rayfill.config.flags import parse_flags
+from rayfill_data.checks import Checked, Count
 from rayfill_data.contract import SPLITS
 from rayfill_data.errors import ConfigError, RayfillError, unknown_name
 from rayfill_data.extension import allow_modules
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateArgs:
+class EvaluateArgs(Checked):
     """Measure networks, classical baselines and finished pictures on the same samples.
 
     In total and by hole ratio, with what differences are more than chance.
@@ -67,9 +69,9 @@ class EvaluateArgs:
     as a SYSTEM, of which the segmenter is taken. Best one that no system was trained with."""
     residual_label: str | None = None
     """Which of its labels the objects bear; None where it has but one beside "nothing"."""
-    batch_size: int | None = None
+    batch_size: Count | None = None
     """Samples at a time; None: 32, and fewer where they have more than 256x256 pixels."""
-    num_workers: int | None = None
+    num_workers: Count | None = None
     """Parts measured at a time. 1: all in this process. More: on Ray. None: in this process, and on
     all of a Ray cluster once the first parts say that more than a minute is left."""
     tracking_uri: str | None = None
@@ -78,27 +80,23 @@ class EvaluateArgs:
     """Modules, separated by commas, that a model's own network may be imported from; also the
     environment variable RAYFILL_ALLOW_MODULES."""
 
-    def __post_init__(self) -> None:
-        problems = []
+    def relations(self) -> Iterator[str]:
+        """Yield what is missing, or does not go together."""
         if not self.model:
-            problems.append("No --model: name at least one system to measure, such as telea.")
+            yield "No --model: name at least one system to measure, such as telea."
         if self.split not in SPLITS:
-            problems.append(unknown_name("split", self.split, SPLITS))
+            yield unknown_name("split", self.split, SPLITS)
         if self.fid_weights_path is not None and not self.fid:
-            problems.append("--fid-weights-path is given without --fid; add --fid to measure it.")
+            yield "--fid-weights-path is given without --fid; add --fid to measure it."
         if self.residual_label is not None and self.residual_object is None:
-            problems.append(
-                "--residual-label is given without --residual-object; name the segmenter as well."
-            )
+            yield "--residual-label is given without --residual-object; name the segmenter as well."
         if self.out is not None and "://" not in self.out and Path(self.out).is_file():
-            problems.append(f"--out {self.out} is a file; name a folder.")
-        if problems:
-            raise ConfigError(problems)
+            yield f"--out {self.out} is a file; name a folder."
 
 
 def main(args: Sequence[str]) -> int:
     """Run the command."""
-    asked = tyro.cli(EvaluateArgs, args=list(args), prog="rayfill evaluate")
+    asked = parse_flags(EvaluateArgs, args, prog="rayfill evaluate")
     allow_modules(asked.allow_modules)
     from rayfill.evaluation.evaluate import EvaluateOptions, evaluate_systems
     from rayfill.evaluation.systems import open_systems

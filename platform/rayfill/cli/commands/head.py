@@ -9,30 +9,30 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import tyro
-
+from rayfill.config.flags import parse_flags
 from rayfill.runs import places
+from rayfill_data.checks import Checked, Count, Port
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HeadArgs:
+class HeadArgs(Checked):
     """Start a local Ray head in the foreground; Ctrl-C ends it and all its processes.
 
     Flags behind `--` go to `ray start`, such as other ports for a second head on one machine.
     """
 
-    port: int = 6379
+    port: Port = 6379
     """Port of the cluster."""
-    dashboard_port: int = 8265
+    dashboard_port: Port = 8265
     """Port of the dashboard and the job API on 127.0.0.1."""
-    num_cpus: int | None = None
+    num_cpus: Count | None = None
     """CPU cores to offer; None is all of them."""
 
 
 def main(args: Sequence[str]) -> int:
     """Become `ray start --head --block`."""
     own, passed_on = _split(args)
-    asked = tyro.cli(HeadArgs, args=own, prog="rayfill head")
+    asked = parse_flags(HeadArgs, own, prog="rayfill head")
     binaries = Path(sys.executable).parent
     # Jobs run their entry point through a shell: it must find this environment's python.
     path = f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}"

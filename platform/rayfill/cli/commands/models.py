@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 
 from rayfill.cli.console import make_console
+from rayfill.config.flags import parse_flags
 from rayfill.runs.table import Column, Table
 from rayfill_data.errors import ConfigError, RayfillError
 
@@ -31,7 +32,7 @@ class ModelsArgs:
 
 def main(args: Sequence[str]) -> int:
     """Run the command; 1 says that a check failed."""
-    asked = tyro.cli(ModelsArgs, args=list(args), prog="rayfill models")
+    asked = parse_flags(ModelsArgs, args, prog="rayfill models")
     for module in asked.modules:
         try:
             importlib.import_module(module)
@@ -81,10 +82,9 @@ def _check(name: str, *, extra: Mapping[str, int | float | bool | str], console:
     from rayfill.config.run import ModelConfig
     from rayfill.models import build_model
     from rayfill.models.contract import broken
+    from rayfill_data.checks import check as check_options
 
-    config = ModelConfig(name=name, extra=extra)
-    if problems := list(config.problems()):
-        raise ConfigError(problems)
+    config = check_options(ModelConfig(name=name, extra=extra))
     options = config.options()
     found = broken(lambda: build_model(config.name, **options))
     table = Table(

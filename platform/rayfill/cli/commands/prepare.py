@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
+from rayfill.config.flags import parse_flags
+from rayfill_data.checks import Checked, Count
 from rayfill_data.codec import encode_png
 from rayfill_data.contract import SPLITS, Manifest
-from rayfill_data.errors import ConfigError
 from rayfill_data.reader import PreparedDataset
 from rayfill_data.redaction import redact_uri
 from rayfill_data.sources import SOURCES, find_source
@@ -21,7 +22,7 @@ OptionsT = TypeVar("OptionsT")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PrepareArgs(Generic[OptionsT]):
+class PrepareArgs(Checked, Generic[OptionsT]):
     """Where a prepared dataset goes and how it is drawn."""
 
     options: Annotated[OptionsT, tyro.conf.arg(name="")]
@@ -34,16 +35,15 @@ class PrepareArgs(Generic[OptionsT]):
     preview: Path | None = None
     """PNG file for a contact sheet: samples of every split, hole marked, above image, target and
     labels."""
-    preview_samples: int = 6
+    preview_samples: Count = 6
     """Samples of each split on the contact sheet."""
 
-    def __post_init__(self) -> None:
+    def relations(self) -> Iterator[str]:
+        """Yield what is wrong with where the contact sheet goes."""
         if self.preview is not None and self.preview.suffix.lower() != ".png":
-            raise ConfigError([f"--preview is {self.preview}; it must be a .png file."])
+            yield f"--preview is {self.preview}; it must be a .png file."
         if self.preview is not None and not self.preview.absolute().parent.is_dir():
-            raise ConfigError([f"--preview {self.preview}: its folder does not exist; make it."])
-        if self.preview_samples < 1:
-            raise ConfigError([f"--preview-samples is {self.preview_samples}; at least 1."])
+            yield f"--preview {self.preview}: its folder does not exist; make it."
 
 
 def main(args: Sequence[str]) -> int:
@@ -58,7 +58,7 @@ def main(args: Sequence[str]) -> int:
     spec = find_source(name)
     kind: Any = PrepareArgs[spec.options_type]  # type: ignore[name-defined]
     about = f"{spec.summary}\n\n{spec.needs}" if spec.needs else spec.summary
-    asked = tyro.cli(kind, args=rest, prog=f"rayfill prepare {name}", description=about)
+    asked = parse_flags(kind, rest, prog=f"rayfill prepare {name}", description=about)
     # Says what is wrong with the source before Ray starts.
     plan = spec.plan(asked.options, asked.seed)
     sys.stderr.write("".join(f"Note: {note}\n" for note in plan.notes))

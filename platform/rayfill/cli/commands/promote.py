@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from rayfill.cli.console import make_console
+from rayfill.config.flags import parse_flags
 from rayfill.runs import places
 from rayfill.runs.registry import CHAMPION, DEFAULT_MODEL_NAME, NoSuchModelError
 from rayfill.runs.table import Cell, Column, Table
@@ -50,7 +51,7 @@ class PromoteArgs:
 
 def main(args: Sequence[str]) -> int:
     """Run the command."""
-    asked = tyro.cli(PromoteArgs, args=list(args), prog="rayfill promote")
+    asked = parse_flags(PromoteArgs, args, prog="rayfill promote")
     uri = places.tracking_uri(asked.tracking_uri)
     console = make_console()
     if asked.list_versions:

@@ -6,8 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-import tyro
-
+from rayfill.config.flags import parse_flags
 from rayfill.runs import places
 
 
@@ -21,7 +20,7 @@ class ReplayArgs:
 
 def main(args: Sequence[str]) -> int:
     """Run the command; 1 while something is still unsent."""
-    asked = tyro.cli(ReplayArgs, args=list(args), prog="rayfill replay")
+    asked = parse_flags(ReplayArgs, args, prog="rayfill replay")
     from rayfill.runs.tracking import replay
 
     root = places.home() / "tracking"

@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from rayfill.cli.console import make_console
+from rayfill.config.flags import parse_flags
 from rayfill.config.presets import PRESETS, find_preset
 from rayfill.config.run import RunConfig, check
 from rayfill.runs.references import MODELS, parse_reference
@@ -43,7 +44,7 @@ def parse(args: Sequence[str]) -> RunConfig:
     default = _Arguments()
     if name is not None:
         default = _Arguments(preset=name, config=find_preset(name).config)
-    config = tyro.cli(_Arguments, args=list(args), default=default, prog="rayfill train").config
+    config = parse_flags(_Arguments, args, default=default, prog="rayfill train").config
     if name is not None and PRESETS[name].needs_init and not config.train.init_from:
         raise ConfigError(
             [

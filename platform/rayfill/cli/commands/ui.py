@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-import tyro
-
+from rayfill.config.flags import parse_flags
 from rayfill.runs import places
 from rayfill.runs.mlflow_store import make_store
+from rayfill_data.checks import Checked, Port
 from rayfill_data.redaction import redact_uri
 
 #: MLflow's own start page is about language models.
@@ -19,10 +19,10 @@ _PAGE = "/#/experiments?workflowType=machine_learning"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class UiArgs:
+class UiArgs(Checked):
     """Browse the recorded runs in MLflow."""
 
-    port: int = 5000
+    port: Port = 5000
     """Port on 127.0.0.1."""
     tracking_uri: str | None = None
     """MLflow store; None as for training."""
@@ -30,7 +30,7 @@ class UiArgs:
 
 def main(args: Sequence[str]) -> int:
     """Run the command."""
-    asked = tyro.cli(UiArgs, args=list(args), prog="rayfill ui")
+    asked = parse_flags(UiArgs, args, prog="rayfill ui")
     uri = places.tracking_uri(asked.tracking_uri)
     if not uri.startswith(("http://", "https://")):
         make_store(uri)

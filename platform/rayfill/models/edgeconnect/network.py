@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,8 @@ from rayfill.models.edgeconnect.edges import canny_edges, luma
 from rayfill.models.edgeconnect.generator import STRIDE, EdgeConnectGenerator
 from rayfill.models.fills.fill import FILLS
 from rayfill.models.fills.local_scale import local_scale
-from rayfill.models.options import ModelOptions, integer_problems, switch_problems
+from rayfill.models.options import ModelOptions
+from rayfill_data.checks import Bounds
 from rayfill_data.errors import RayfillError
 
 
@@ -22,11 +23,11 @@ from rayfill_data.errors import RayfillError
 class EdgeConnectConfig(ModelOptions):
     """Options of the staged inpainter."""
 
-    blocks: int = 8
-    """Dilated residual blocks of each generator, 1 to 32."""
+    blocks: Annotated[int, Bounds(ge=1, le=32)] = 8
+    """Dilated residual blocks of each generator."""
 
-    labels: int = 0
-    """Classes of the label maps, 0 to 256; 0: no label maps and no network for them."""
+    labels: Annotated[int, Bounds(ge=0, le=256)] = 0
+    """Classes of the label maps; 0: no label maps and no network for them."""
 
     edge_spectral_norm: bool = True
     """Whether the edge generator's weights are divided by their largest singular value."""
@@ -35,13 +36,6 @@ class EdgeConnectConfig(ModelOptions):
     def stride(self) -> int:
         """Multiple that both sides of an image are padded to, in pixels."""
         return STRIDE
-
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
-        yield from super().problems()
-        yield from integer_problems("blocks", self.blocks, low=1, high=32)
-        yield from integer_problems("labels", self.labels, low=0, high=256)
-        yield from switch_problems("edge_spectral_norm", self.edge_spectral_norm)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rayfill.models.options import CheckedOptions, integer_problems
+from rayfill.models.options import Width
 from rayfill.models.outside import OutsideOptions, first_line, options_type
 from rayfill.models.spec import NetworkSpec
+from rayfill_data.checks import Checked
 from rayfill_data.errors import ConfigError, RayfillError, unknown_name
 
 #: Label value that no loss and no metric counts.
@@ -21,15 +22,11 @@ NOTHING = "nothing"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmenterOptions(CheckedOptions):
+class SegmenterOptions(Checked):
     """Options of every segmenter; each segmenter's own type adds its own."""
 
-    width: int
-    """Channels of the first level. 1 to 1024."""
-
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
-        yield from integer_problems("width", self.width, low=1, high=1024)
+    width: Width
+    """Channels of the first level."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,14 +6,14 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rayfill.models.fills.filled import pad_edge
-from rayfill.models.options import integer_problems
+from rayfill.models.options import Width
 from rayfill.models.pretrained import published_state
 from rayfill.models.segmentation.base import (
     Segmenter,
@@ -29,6 +29,7 @@ from rayfill.models.segmentation.instances import (
     paste_masks,
 )
 from rayfill.models.segmentation.losses import label_cross_entropy
+from rayfill_data.checks import Bounds
 from rayfill_data.errors import RayfillError
 
 _DETECTOR = "maskrcnn_resnet50_fpn"
@@ -52,8 +53,8 @@ _LOSSES = {
 class PanopticFPNConfig(SegmenterOptions):
     """Options of Panoptic FPN."""
 
-    width: int = 128
-    """Channels of the semantic head. 1 to 1024."""
+    width: Width = 128
+    """Channels of the semantic head."""
 
     weights: str = "coco"
     """Of the detector: coco (torchvision's, downloaded once), none (random) or a local file."""
@@ -61,7 +62,7 @@ class PanopticFPNConfig(SegmenterOptions):
     allow_download: bool = True
     """Whether torchvision may download what is not in torch's cache."""
 
-    min_side: int = 800
+    min_side: Annotated[int, Bounds(ge=0, le=_LONGEST_SIDE)] = 800
     """Shorter side, in pixels, that photos are resized to, 0 leaves them; weights expect 800."""
 
     @property
@@ -69,10 +70,8 @@ class PanopticFPNConfig(SegmenterOptions):
         """Multiple that both sides of a resized image are padded to, in pixels."""
         return 32
 
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
-        yield from super().problems()
-        yield from integer_problems("min_side", self.min_side, low=0, high=_LONGEST_SIDE)
+    def relations(self) -> Iterator[str]:
+        """Yield what is wrong with where the weights come from."""
         if not self.weights:
             yield "weights is empty; allowed: coco, none, or the path of a state dict."
 

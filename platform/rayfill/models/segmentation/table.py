@@ -9,8 +9,8 @@ from rayfill.models.spec import NetworkSpec
 from rayfill_data.extension import look_up, register
 
 if TYPE_CHECKING:
-    from rayfill.models.options import CheckedOptions
     from rayfill.models.segmentation.base import Segmenter
+    from rayfill_data.checks import Checked
 
 SEGMENTERS: dict[str, NetworkSpec[Segmenter]] = {
     "segmentation_unet": NetworkSpec(
@@ -52,7 +52,7 @@ def segmenter_spec(name: str, /) -> NetworkSpec[Segmenter]:
     return look_up("segmenter", name, SEGMENTERS, outside=_outside)
 
 
-def segmenter_config(name: str, /, **options: object) -> CheckedOptions:
+def segmenter_config(name: str, /, **options: object) -> Checked:
     """Return the checked configuration of the segmenter called ``name``, defaults filled in.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rayfill.models.fills.filled import initialise_convolutions, pad_edge
-from rayfill.models.options import integer_problems
+from rayfill.models.options import Depth, Width
 from rayfill.models.segmentation.base import (
     Segmenter,
     SegmenterOptions,
@@ -19,19 +19,20 @@ from rayfill.models.segmentation.base import (
 )
 from rayfill.models.segmentation.losses import balanced_cross_entropy
 from rayfill.models.unets.unet import double_conv
+from rayfill_data.checks import Share
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationUNetConfig(SegmenterOptions):
     """Options of the small segmenter."""
 
-    width: int = 16
-    """Channels of the first level, doubled at every pooling. 1 to 1024."""
+    width: Width = 16
+    """Channels of the first level, doubled at every pooling."""
 
-    depth: int = 4
-    """Number of 2x2 poolings, 1 to 7; a pixel's label depends on 13 * 2**depth - 8 pixels."""
+    depth: Depth = 4
+    """Number of 2x2 poolings; a pixel's label depends on 13 * 2**depth - 8 pixels."""
 
-    balance: float = 0.5
+    balance: Share = 0.5
     """How far the loss evens labels out: 0 every pixel counts alike, 1 every label. More leaves
     fewer pixels of objects out of the mask, and takes more of their surroundings in."""
 
@@ -39,13 +40,6 @@ class SegmentationUNetConfig(SegmenterOptions):
     def stride(self) -> int:
         """Multiple that both sides of an image are padded to, in pixels."""
         return 1 << self.depth
-
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
-        yield from super().problems()
-        yield from integer_problems("depth", self.depth, low=1, high=7)
-        if not 0 <= self.balance <= 1:
-            yield f"balance is {self.balance!r}; allowed: a number from 0 to 1."
 
 
 class SegmentationUNet(Segmenter):

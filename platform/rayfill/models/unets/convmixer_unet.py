@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from rayfill.models.options import ModelOptions, switch_problems
+from rayfill.models.options import ModelOptions
 from rayfill.models.unets.unet import UNet, UNetConfig
 
 #: Both networks halve the picture twice; the ConvMixer's patches are as large as a latent cell.
@@ -30,11 +29,6 @@ class TwoLevelConfig(ModelOptions):
     def stride(self) -> int:
         """Multiple that both sides of an image are padded to, in pixels."""
         return 1 << _DEPTH
-
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
-        yield from super().problems()
-        yield from switch_problems("mask_channel", self.mask_channel)
 
     def as_unet(self) -> UNetConfig:
         """Return the options of the U-Net that this is."""

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rayfill.models.fills.filled import FilledNetwork, initialise_convolutions, missing
-from rayfill.models.options import PyramidOptions, choice_problems, switch_problems
-from rayfill.models.unets.partial_conv import NORMALISATIONS, PartialConv2d, Window
+from rayfill.models.options import Depth, PyramidOptions
+from rayfill.models.unets.partial_conv import PartialConv2d, Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,26 +26,16 @@ class PartialConvUNetConfig(PyramidOptions):
     normalisation: Literal["liu", "report"] = "liu"
     """Scale of a partial convolution: liu, sum(1)/sum(known); report, 1/sum(known)."""
 
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
-        yield from super().problems()
-        yield from choice_problems("normalisation", self.normalisation, NORMALISATIONS)
-
 
 @dataclass(frozen=True, kw_only=True)
 class LiuUNetConfig(PartialConvUNetConfig):
     """Options of Liu's network; a depth of 7 is the usual one at 256x256 pixels."""
 
-    depth: int = 7
-    """Number of strided layers, 1 to 7; sizes are padded to a multiple of 2**depth."""
+    depth: Depth = 7
+    """Number of strided layers; sizes are padded to a multiple of 2**depth."""
 
     freeze_encoder_norm: bool = False
     """Keep the encoder's BatchNorm as it is, for the second phase of training."""
-
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
-        yield from super().problems()
-        yield from switch_problems("freeze_encoder_norm", self.freeze_encoder_norm)
 
 
 class _PartialBlock(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,9 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rayfill.models.fills.filled import FilledNetwork, initialise_convolutions
-from rayfill.models.options import PyramidOptions, choice_problems, switch_problems
-
-ODD_SIZES = ("pad_input", "pad_inside")
+from rayfill.models.options import PyramidOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +23,6 @@ class UNetConfig(PyramidOptions):
 
     odd_sizes: Literal["pad_input", "pad_inside"] = "pad_input"
     """Where sizes that 2**depth does not divide are padded: at the input, or inside the decoder."""
-
-    def problems(self) -> Iterator[str]:
-        """Yield one sentence for every value that cannot be used."""
-        yield from super().problems()
-        yield from switch_problems("mask_channel", self.mask_channel)
-        yield from choice_problems("odd_sizes", self.odd_sizes, ODD_SIZES)
 
 
 class UNet(FilledNetwork):
