@@ -16,12 +16,12 @@ from harness import Case, Theme
 from torch.utils.data import DataLoader, Dataset
 
 from rayfill.training.cluster import ray_cluster
-from rayfill_data.batches import AugmentOptions, Batch, augmented_batch, training_batches
 from rayfill_data.codec import decode_png
-from rayfill_data.pipeline import prepare
-from rayfill_data.reader import PreparedDataset, SplitArrays
+from rayfill_data.prepared.batches import AugmentOptions, Batch, augmented_batch, training_batches
+from rayfill_data.prepared.pipeline import prepare
+from rayfill_data.prepared.reader import PreparedDataset, SplitArrays
+from rayfill_data.prepared.stream import stream_batches, training_dataset
 from rayfill_data.sources.photos import PhotosOptions
-from rayfill_data.stream import stream_batches, training_dataset
 
 _BATCH = 16
 _AUGMENT = AugmentOptions(flip=True, color_jitter=0.1)

@@ -29,8 +29,8 @@ from rayfill.sweeps.tune import run_trials
 from rayfill.training.cluster import Capacity, ray_cluster
 from rayfill.training.launch import train_here
 from rayfill.training.loop import Runtime, run_training
-from rayfill_data.pipeline import prepare
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.pipeline import prepare
+from rayfill_data.prepared.reader import PreparedDataset
 from rayfill_data.sources.photos import PhotosOptions
 
 _TRIALS = 4

@@ -20,7 +20,7 @@ from rayfill.cli.main import guarded
 from rayfill.evaluation.mask_sizes import measure_mask_sizes
 from rayfill.inference.baselines import BASELINES
 from rayfill.runs.bundle import load_bundle
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.reader import PreparedDataset
 from rayfill_data.storage import write_file
 
 _EXPANSIONS_PX = (-2, 0, 2, 4, 6, 8)

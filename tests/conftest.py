@@ -19,8 +19,8 @@ from rich.console import Console
 
 from rayfill_data.codec import encode_png
 from rayfill_data.contract import SCHEMA_VERSION, SPLITS, Manifest
-from rayfill_data.masks import hole_ratio, irregular_mask
-from rayfill_data.writer import open_writer
+from rayfill_data.masks.hole import hole_ratio, irregular_mask
+from rayfill_data.prepared.writer import open_writer
 
 # Idle torch threads busy-wait: on shared cores the suite takes ten times as long with them.
 torch.set_num_threads(1)

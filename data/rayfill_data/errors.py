@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 from collections.abc import Iterable
-
-from rayfill_data.redaction import redact_uri
 
 
 class RayfillError(Exception):
@@ -61,3 +60,21 @@ def unknown_name(kind: str, got: str, allowed: Iterable[str]) -> str:
     near = difflib.get_close_matches(got, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"Unknown {kind} {got!r}.{hint} Allowed: {', '.join(names)}."
+
+
+_AFTER_SCHEME = re.compile(r"(?<=://)[^\s'\"<>]+")
+#: ``user:password@``. A key may hold a raw slash; ``host:port/folder@2`` must not be taken for one.
+_USER = re.compile(r"^(?:[^/?#]*@|[^/@:\[]+:(?!\d+(?:/|$)).*@)")
+_QUERY = re.compile(
+    r"([?&;](?:sig|odbc_connect|[^=&;]*(?:pass|pwd|secret|token|key|signature|credential)[^=&;]*)=)"
+    r"[^&;]*",
+    re.IGNORECASE,
+)
+
+
+def redact_uri(text: str) -> str:
+    """Return a URI, or a text with URIs in it, without user, password and secret parameters.
+
+    What is left of a URI opens the same place for who has the credentials in the environment.
+    """
+    return _AFTER_SCHEME.sub(lambda rest: _QUERY.sub(r"\1***", _USER.sub("", rest[0])), text)

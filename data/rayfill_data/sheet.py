@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from rayfill_data.codec import UInt8Array
-from rayfill_data.masks import dilate
+from rayfill_data.masks.hole import dilate
 
 GAP_PX = 6
 _TEXT_PX = 12

@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 
 from rayfill_data.codec import decode_mask, encode_png
 from rayfill_data.errors import ImageError
-from rayfill_data.masks import dilate, erode
+from rayfill_data.masks.hole import dilate, erode
 from rayfill_serving.entry import Entry, within
 from rayfill_serving.gate import Gate
 from rayfill_serving.guards import BodyLimit, HostGuard, Shield, problem_body, problem_headers

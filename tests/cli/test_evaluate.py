@@ -20,7 +20,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from rayfill.evaluation.leaderboard import Leaderboard
 from rayfill.models import build_model
 from rayfill.runs.bundle import save_bundle
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.reader import PreparedDataset
 
 Cli = Callable[..., Any]
 

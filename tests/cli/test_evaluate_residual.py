@@ -17,8 +17,8 @@ from rayfill.models.segmentation import Segmenter, build_segmenter
 from rayfill.runs.bundle import load_bundle, load_segmenter_bundle, save_bundle
 from rayfill_data.codec import encode_png, to_nchw
 from rayfill_data.contract import SCHEMA_VERSION, Manifest
-from rayfill_data.reader import PreparedDataset
-from rayfill_data.writer import open_writer
+from rayfill_data.prepared.reader import PreparedDataset
+from rayfill_data.prepared.writer import open_writer
 
 Cli = Callable[..., Any]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.reader import PreparedDataset
 from rayfill_data.sources import SOURCES
 
 Cli = Callable[..., Any]

@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rayfill_data.batches import (
+from rayfill_data.codec import to_nchw, to_uint8
+from rayfill_data.errors import ConfigError, DatasetError
+from rayfill_data.masks.hole import dilate, hole_ratio
+from rayfill_data.prepared.batches import (
     AugmentOptions,
     Batch,
     batches_per_epoch,
     evaluation_batches,
     training_batches,
 )
-from rayfill_data.codec import to_nchw, to_uint8
-from rayfill_data.errors import ConfigError, DatasetError
-from rayfill_data.masks import dilate, hole_ratio
-from rayfill_data.reader import PreparedDataset, SplitArrays
+from rayfill_data.prepared.reader import PreparedDataset, SplitArrays
 
 PLAIN = AugmentOptions(flip=False)
 EVERYTHING = AugmentOptions(flip=True, color_jitter=0.4, expand_px=2, ratio_range=(0.1, 0.3))
@@ -185,7 +185,7 @@ def test_jitter_keeps_image_and_target_equal_outside_the_hole(arrays: SplitArray
 
 
 def test_jitter_equals_its_definition() -> None:
-    from rayfill_data.batches import _jitter
+    from rayfill_data.prepared.batches import _jitter
 
     rng = np.random.default_rng(0)
     image, target = rng.random((2, 2, 3, 5, 6)).astype(np.float32)

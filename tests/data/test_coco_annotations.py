@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from rayfill_data.coco.objects import from_json, full_mask, object_mask, to_json
-from rayfill_data.coco.outlines import read_polygons, read_runs
-from rayfill_data.coco.read import CocoSet, read_instances, read_panoptic, too_many_rejected
-from rayfill_data.coco.runs import OutlineError, uncompressed
 from rayfill_data.errors import DatasetError
+from rayfill_data.sources.coco.objects import from_json, full_mask, object_mask, to_json
+from rayfill_data.sources.coco.outlines import read_polygons, read_runs
+from rayfill_data.sources.coco.read import CocoSet, read_instances, read_panoptic, too_many_rejected
+from rayfill_data.sources.coco.runs import OutlineError, uncompressed
 
 REAL = Path(__file__).parents[3] / "shared/data/coco_person"
 HEIGHT, WIDTH = 90, 120

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rayfill_data.coco.objects import CocoObject, CocoPhoto, from_json
 from rayfill_data.errors import ConfigError, DatasetError, ImageError
-from rayfill_data.masks import hole_ratio
-from rayfill_data.pipeline import prepare
-from rayfill_data.reader import PreparedDataset
-from rayfill_data.sources import CocoPairsOptions, coco_pairs
-from rayfill_data.sources.coco_files import Cut
-from rayfill_data.sources.coco_places import (
+from rayfill_data.masks.hole import hole_ratio
+from rayfill_data.prepared.pipeline import prepare
+from rayfill_data.prepared.reader import PreparedDataset
+from rayfill_data.sources import CocoPairsOptions
+from rayfill_data.sources.coco import pairs as coco_pairs
+from rayfill_data.sources.coco.files import Cut
+from rayfill_data.sources.coco.objects import CocoObject, CocoPhoto, from_json
+from rayfill_data.sources.coco.places import (
     Context,
     Window,
     draw_foot,

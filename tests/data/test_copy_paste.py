@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rayfill_data.copy_paste import Cutout, paste, random_cutout, random_window, resize
+from rayfill_data.masks.copy_paste import Cutout, paste, random_cutout, random_window, resize
 from rayfill_data.sources.photos import _photo
 
 

@@ -13,9 +13,10 @@ HEAVY = ("ray", "mlflow", "torch", "pydantic", "tyro", "rich", "sklearn", "skima
 @pytest.mark.parametrize(
     "modules",
     [
-        "contract, rayfill_data.codec, rayfill_data.masks, rayfill_data.reader, "
-        "rayfill_data.batches, rayfill_data.copy_paste",
-        "pipeline, rayfill_data.sources, rayfill_data.stream, rayfill_data.progress",
+        "contract, rayfill_data.codec, rayfill_data.masks.hole, rayfill_data.prepared.reader, "
+        "rayfill_data.prepared.batches, rayfill_data.masks.copy_paste",
+        "prepared.pipeline, rayfill_data.sources, rayfill_data.prepared.stream, "
+        "rayfill_data.progress",
     ],
 )
 def test_importing_loads_nothing_heavy(modules: str) -> None:

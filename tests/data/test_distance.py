@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
-from rayfill_data.distance import distance_scale_px, signed_distance, signed_distance_px
-from rayfill_data.masks import irregular_mask
+from rayfill_data.masks.distance import distance_scale_px, signed_distance, signed_distance_px
+from rayfill_data.masks.hole import irregular_mask
 
 
 def oracle_px(mask: np.ndarray) -> np.ndarray:

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from rayfill_data.errors import ConfigError, DatasetError, ImageError
-from rayfill_data.mask_shapes import MASKS
-from rayfill_data.masks import hole_ratio
+from rayfill_data.masks.hole import hole_ratio
+from rayfill_data.masks.shapes import MASKS
 from rayfill_data.sources import FolderOptions, PhotosOptions, folder, photos
 from rayfill_data.sources.pictures import crop_to_hole, fit_frame
 

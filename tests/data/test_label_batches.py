@@ -11,14 +11,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from rayfill_data.batches import AugmentOptions, Batch, evaluation_batches, training_batches
 from rayfill_data.codec import encode_png
 from rayfill_data.contract import OPTIONAL_COLUMNS, SPLITS
-from rayfill_data.distance import signed_distance
 from rayfill_data.errors import DatasetError
-from rayfill_data.reader import PreparedDataset, SplitArrays
-from rayfill_data.stream import stream_batches, training_dataset
-from rayfill_data.writer import row_digest
+from rayfill_data.masks.distance import signed_distance
+from rayfill_data.prepared.batches import (
+    AugmentOptions,
+    Batch,
+    evaluation_batches,
+    training_batches,
+)
+from rayfill_data.prepared.reader import PreparedDataset, SplitArrays
+from rayfill_data.prepared.stream import stream_batches, training_dataset
+from rayfill_data.prepared.writer import row_digest
 
 LABELS = ("nothing", "person", "dog")
 
@@ -231,7 +236,7 @@ def test_distances_are_made_once(labelled: Path, monkeypatch: pytest.MonkeyPatch
     arrays = PreparedDataset.open(str(labelled)).load("train")
     arrays = dataclasses.replace(arrays, has_mask=np.ones(12, np.bool_))
     first = arrays.signed_distance
-    monkeypatch.setattr("rayfill_data.reader.signed_distance", None)
-    monkeypatch.setattr("rayfill_data.batches.signed_distance", None)
+    monkeypatch.setattr("rayfill_data.prepared.reader.signed_distance", None)
+    monkeypatch.setattr("rayfill_data.prepared.batches.signed_distance", None)
     assert arrays.signed_distance is first
     assert len(epoch_of(arrays, signed_distance=True)) == 3

@@ -14,8 +14,8 @@ from PIL import Image
 from pyarrow import fs
 
 from rayfill_data.errors import DatasetError
-from rayfill_data.pipeline import prepare
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.pipeline import prepare
+from rayfill_data.prepared.reader import PreparedDataset
 from rayfill_data.sources import CocoPairsOptions, FolderOptions
 from rayfill_data.sources.files import list_files, list_pictures
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from rayfill_data.batches import AugmentOptions, prepared_masks, training_batches
 from rayfill_data.errors import ConfigError
-from rayfill_data.mask_shapes import MASKS, draw_mask, lines_mask
-from rayfill_data.masks import hole_ratio, irregular_mask, sample_rng
+from rayfill_data.masks.hole import hole_ratio, irregular_mask, sample_rng
+from rayfill_data.masks.shapes import MASKS, draw_mask, lines_mask
+from rayfill_data.prepared.batches import AugmentOptions, prepared_masks, training_batches
 
 
 def drawn(name: str, size: tuple[int, int], seed: int, **options: object) -> np.ndarray:
@@ -140,7 +140,7 @@ def test_brushes_scale_with_the_picture(name: str) -> None:
 
 
 def test_training_draws_with_the_generator_of_the_dataset(make_dataset: object) -> None:
-    from rayfill_data.reader import PreparedDataset
+    from rayfill_data.prepared.reader import PreparedDataset
 
     arrays = PreparedDataset.open(str(make_dataset())).load("train")  # type: ignore[operator]
     augment = AugmentOptions(flip=False, masks="square")

@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from rayfill_data.errors import ConfigError
-from rayfill_data.masks import dilate, erode, hole_ratio, irregular_mask, sample_rng
+from rayfill_data.masks.hole import dilate, erode, hole_ratio, irregular_mask, sample_rng
 
 
 def edt_dilated(mask: np.ndarray, radius: int) -> np.ndarray:
@@ -95,7 +95,8 @@ def test_irregular_refuses_a_range_that_is_none(ratio_range: tuple[float, float]
 
 def test_sample_rng_is_the_same_in_every_process() -> None:
     code = (
-        "from rayfill_data.masks import sample_rng; print(sample_rng(7, 3, 'a/ä').integers(2**62))"
+        "from rayfill_data.masks.hole import sample_rng\n"
+        "print(sample_rng(7, 3, 'a/ä').integers(2**62))"
     )
     there = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60

@@ -17,8 +17,8 @@ from PIL import Image
 
 from rayfill_data.contract import SPLITS
 from rayfill_data.errors import ConfigError, DatasetError
-from rayfill_data.pipeline import prepare
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.pipeline import prepare
+from rayfill_data.prepared.reader import PreparedDataset
 from rayfill_data.sources import FolderOptions, PhotosOptions
 
 SMALL = PhotosOptions(size=32, train=24, val=6, test=8)
@@ -255,7 +255,7 @@ def test_the_rotated_photo_is_upright(wild: Path, tmp_path: Path) -> None:
 
 _KILLED = """
 import os, signal, sys
-from rayfill_data.pipeline import prepare
+from rayfill_data.prepared.pipeline import prepare
 from rayfill_data.sources import PhotosOptions
 
 def killer(done, total):
@@ -329,7 +329,7 @@ def test_two_runs_never_write_one_dataset(tmp_path: Path, ray_local: None) -> No
 def test_prepare_starts_and_stops_ray_of_its_own(tmp_path: Path) -> None:
     code = (
         "import sys, ray\n"
-        "from rayfill_data.pipeline import prepare\n"
+        "from rayfill_data.prepared.pipeline import prepare\n"
         "from rayfill_data.sources import PhotosOptions\n"
         "options = PhotosOptions(size=16, train=4, val=2, test=2)\n"
         "prepare('photos', out=sys.argv[1], options=options)\n"

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from rayfill_data.preview import _coloured, _sheet_rows, contact_sheet
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.preview import _coloured, _sheet_rows, contact_sheet
+from rayfill_data.prepared.reader import PreparedDataset
 
 HEADING = 2 * 6 + 20  # pixels
 

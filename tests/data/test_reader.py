@@ -12,7 +12,7 @@ import pytest
 from rayfill_data.codec import decode_png
 from rayfill_data.contract import ROW_SCHEMA, SCHEMA_VERSION, Manifest
 from rayfill_data.errors import DatasetError
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.reader import PreparedDataset
 
 
 def edit_manifest(out: Path, **changes: Any) -> None:
@@ -52,8 +52,8 @@ def test_order_and_hash_do_not_depend_on_sharding(
     make_dataset: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = PreparedDataset.open(str(make_dataset("one")))
-    monkeypatch.setattr("rayfill_data.writer.SHARD_ROWS", 4)
-    monkeypatch.setattr("rayfill_data.writer.ROW_GROUP_ROWS", 3)
+    monkeypatch.setattr("rayfill_data.prepared.writer.SHARD_ROWS", 4)
+    monkeypatch.setattr("rayfill_data.prepared.writer.ROW_GROUP_ROWS", 3)
     many = PreparedDataset.open(str(make_dataset("many")))
     assert len(many.manifest.shards["train"]) == 8
     assert len(one.manifest.shards["train"]) == 1

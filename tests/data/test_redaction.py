@@ -4,8 +4,7 @@ import pickle
 
 import pytest
 
-from rayfill_data.errors import ConfigError, DatasetError, ImageError, RayfillError
-from rayfill_data.redaction import redact_uri
+from rayfill_data.errors import ConfigError, DatasetError, ImageError, RayfillError, redact_uri
 
 
 @pytest.mark.parametrize(

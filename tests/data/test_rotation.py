@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 from scipy import ndimage
 
-from rayfill_data.batches import AugmentOptions, Extras, augmented_batch
-from rayfill_data.rotation import rotated
+from rayfill_data.prepared.batches import AugmentOptions, Extras, augmented_batch
+from rayfill_data.prepared.rotation import rotated
 
 
 def smooth_pictures(count: int, size: int = 40) -> np.ndarray:
@@ -81,7 +81,7 @@ def test_hole_and_labels_follow_the_object_and_fresh_holes_stay_as_drawn() -> No
 
 
 def test_the_distance_is_that_of_the_turned_hole() -> None:
-    from rayfill_data.distance import signed_distance
+    from rayfill_data.masks.distance import signed_distance
 
     batch, _ = turned_batch(signed_distance=True)
     assert batch.signed_distance is not None

@@ -15,7 +15,7 @@ from PIL import Image
 
 from rayfill_data.contract import SPLITS
 from rayfill_data.errors import ConfigError, DatasetError, ImageError
-from rayfill_data.masks import hole_ratio
+from rayfill_data.masks.hole import hole_ratio
 from rayfill_data.sources import SOURCES, FolderOptions, PhotosOptions, folder, photos
 from rayfill_data.sources.files import list_pictures, same_bytes
 from rayfill_data.sources.spec import is_object

@@ -6,18 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rayfill_data.batches import AugmentOptions, Batch, training_batches
 from rayfill_data.errors import DatasetError
-from rayfill_data.reader import PreparedDataset
-from rayfill_data.stream import stream_batches, training_dataset
+from rayfill_data.prepared.batches import AugmentOptions, Batch, training_batches
+from rayfill_data.prepared.reader import PreparedDataset
+from rayfill_data.prepared.stream import stream_batches, training_dataset
 
 AUGMENT = AugmentOptions(color_jitter=0.3, expand_px=1)
 
 
 @pytest.fixture
 def out(make_dataset: Any, monkeypatch: pytest.MonkeyPatch, ray_local: None) -> Path:
-    monkeypatch.setattr("rayfill_data.writer.ROW_GROUP_ROWS", 5)
-    monkeypatch.setattr("rayfill_data.writer.SHARD_ROWS", 10)
+    monkeypatch.setattr("rayfill_data.prepared.writer.ROW_GROUP_ROWS", 5)
+    monkeypatch.setattr("rayfill_data.prepared.writer.SHARD_ROWS", 10)
     return make_dataset()
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 from rayfill.config.run import DataConfig, RunConfig
 from rayfill.runs.data_location import check_data
 from rayfill_data.errors import ConfigError, DatasetError
-from rayfill_data.pipeline import prepare
-from rayfill_data.preview import contact_sheet
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.pipeline import prepare
+from rayfill_data.prepared.preview import contact_sheet
+from rayfill_data.prepared.reader import PreparedDataset
 from rayfill_data.sources import TestSetOptions
 
 SIZES = {"b/2": (40, 30), "a": (20, 50), "c": (40, 30), "d": (40, 31)}

@@ -12,8 +12,8 @@ import pytest
 from pyarrow import fs
 
 from rayfill_data.errors import DatasetError
-from rayfill_data.reader import PreparedDataset
-from rayfill_data.writer import check_replaceable, open_writer, row_digest
+from rayfill_data.prepared.reader import PreparedDataset
+from rayfill_data.prepared.writer import check_replaceable, open_writer, row_digest
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_an_interrupted_upload_does_not_look_finished(
 def test_no_shard_of_an_older_dataset_stays(
     bucket: Path, make_rows: Any, write_rows: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rayfill_data.writer.SHARD_ROWS", 2)
+    monkeypatch.setattr("rayfill_data.prepared.writer.SHARD_ROWS", 2)
     write_rows("s3://bucket/dataset", make_rows(9))
     write_rows("s3://bucket/dataset", make_rows(3))
     shards = sorted(path.name for path in (bucket / "bucket" / "dataset").glob("*.parquet"))
@@ -98,8 +98,8 @@ def test_an_error_of_the_caller_stays_itself(tmp_path: Path) -> None:
 OVERWRITING = {
     "imports": """
 import pyarrow.parquet as pq
-from rayfill_data.reader import read_manifest
-from rayfill_data.writer import open_writer
+from rayfill_data.prepared.reader import read_manifest
+from rayfill_data.prepared.writer import open_writer
 """,
     "act": """
         with open_writer(f"{folder}/dataset") as writer:

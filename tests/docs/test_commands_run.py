@@ -27,7 +27,7 @@ import httpx
 import psutil
 import pytest
 
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.reader import PreparedDataset
 
 ROOT = Path(__file__).resolve().parents[2]
 

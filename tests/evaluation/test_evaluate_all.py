@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from rayfill.evaluation.evaluate_all import samples_parquet
 from rayfill.evaluation.measure import Measured
 from rayfill.metrics import MetricTable
-from rayfill_data.reader import SplitArrays
+from rayfill_data.prepared.reader import SplitArrays
 
 
 def test_every_system_and_sample_has_a_row_with_what_was_measured_of_it() -> None:

@@ -24,12 +24,12 @@ from rayfill.inference.baselines import BASELINES
 from rayfill.metrics import FidMetric, InpaintingMetrics, LpipsMetric, fid
 from rayfill.metrics.lpips import _empty_network
 from rayfill.models import InpaintingModel, build_model, composite
-from rayfill_data.batches import evaluation_batches
 from rayfill_data.codec import encode_png, to_nchw
 from rayfill_data.contract import SCHEMA_VERSION, Manifest
 from rayfill_data.errors import ConfigError, DatasetError, RayfillError
-from rayfill_data.reader import PreparedDataset
-from rayfill_data.writer import open_writer
+from rayfill_data.prepared.batches import evaluation_batches
+from rayfill_data.prepared.reader import PreparedDataset
+from rayfill_data.prepared.writer import open_writer
 
 SIZES = [(32, 40), (32, 40), (36, 32), (32, 40), (36, 32), (32, 40), (32, 40), (36, 32), (32, 40)]
 

@@ -20,7 +20,7 @@ from rayfill.models import build_model
 from rayfill_data.codec import encode_png
 from rayfill_data.contract import SPLITS
 from rayfill_data.errors import DatasetError
-from rayfill_data.reader import PreparedDataset, SplitArrays
+from rayfill_data.prepared.reader import PreparedDataset, SplitArrays
 
 SIDE = 16
 

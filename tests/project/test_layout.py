@@ -9,18 +9,25 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 from importlinter.cli import lint_imports
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOTS = {"platform": "rayfill", "data": "rayfill_data", "serving": "rayfill_serving"}
 
+#: Names on a package's top level, files in a room.
+MOST_NAMES, MOST_FILES = 12, 20
+
 #: Modules that a machine with torch alone runs, as notebooks and small installs do.
 WITHOUT_RAY = (
-    "rayfill_data.contract", "rayfill_data.codec", "rayfill_data.masks", "rayfill_data.copy_paste",
-    "rayfill_data.reader", "rayfill_data.batches", "rayfill.config.run", "rayfill_data.storage",
+    "rayfill_data.contract", "rayfill_data.codec", "rayfill_data.masks.hole",
+    "rayfill_data.masks.copy_paste",
+    "rayfill_data.prepared.reader", "rayfill_data.prepared.batches", "rayfill.config.run",
+    "rayfill_data.storage",
     "rayfill.models", "rayfill.losses", "rayfill.metrics", "rayfill.inference.baselines",
     "rayfill.runs.bundle",
     "rayfill.inference.inpainter", "rayfill.evaluation.measure", "rayfill.training.loop",
@@ -147,6 +154,25 @@ def test_one_module_asks_mlflow() -> None:
         ), name
 
 
+def test_no_two_modules_need_each_other() -> None:
+    graph = grimp.build_graph(*ROOTS.values(), cache_dir=None)
+    needs = {
+        module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules
+    }
+    TopologicalSorter(needs).prepare()
+
+
+@pytest.mark.parametrize(("root", "package"), ROOTS.items())
+def test_a_newcomer_can_take_in_every_floor_and_room(root: str, package: str) -> None:
+    top = ROOT / root / package
+    for room in [top, *(path for path in top.rglob("*") if path.is_dir())]:
+        held = [path for path in room.iterdir() if path.name != "__pycache__"]
+        # The server is one room, and a page's assets are no modules.
+        most = MOST_NAMES if room == top and package != "rayfill_serving" else MOST_FILES
+        if room.name != "static":
+            assert len(held) <= most, f"{room}: {len(held)} names, at most {most}"
+
+
 def test_importing_any_module_has_no_effect(tmp_path: Path) -> None:
     home, cwd, scratch = (tmp_path / name for name in ("home", "cwd", "scratch"))
     for folder in (home, cwd, scratch):
@@ -204,7 +230,7 @@ from rayfill.config.run import ModelConfig, RunConfig, TrackingConfig, TrainConf
 from rayfill.evaluation.measure import evaluate
 from rayfill.inference.inpainter import Inpainter
 from rayfill.training.loop import Runtime, run_training
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.reader import PreparedDataset
 
 config = check(RunConfig(
     model=ModelConfig(width=2, depth=2),

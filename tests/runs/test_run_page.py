@@ -27,7 +27,7 @@ from rayfill.runs.run_page import (
 from rayfill.sweeps.page import describe_sweep, sweep_view
 from rayfill.sweeps.space import Uniform, Variant, varied_keys
 from rayfill_data.errors import ConfigError
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.reader import PreparedDataset
 
 
 @pytest.fixture

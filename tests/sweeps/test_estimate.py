@@ -12,7 +12,7 @@ from rayfill.models.cost import model_cost
 from rayfill.sweeps import budget as module
 from rayfill.sweeps.budget import estimate, training_flops
 from rayfill.training.cluster import Capacity
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.reader import PreparedDataset
 
 CORES = Capacity(cpus=2, gpus=0, can_grow=False)
 

@@ -21,7 +21,7 @@ from rayfill.runs.registry import find_model
 from rayfill.sweeps.plan import plan_trials
 from rayfill.sweeps.spec import WinnerOptions
 from rayfill.sweeps.sweep import run_sweep
-from rayfill_data.pipeline import prepare
+from rayfill_data.prepared.pipeline import prepare
 from rayfill_data.sources import PhotosOptions
 
 SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "attn_unet_sweep.py"

@@ -23,7 +23,7 @@ from rayfill.runs.places import resolve_paths
 from rayfill.training.cluster import Capacity, place, ray_cluster
 from rayfill.training.launch import train_here, train_on_ray
 from rayfill_data.errors import ConfigError
-from rayfill_data.pipeline import prepare
+from rayfill_data.prepared.pipeline import prepare
 from rayfill_data.sources import PhotosOptions
 
 pytestmark = pytest.mark.filterwarnings(

@@ -14,7 +14,7 @@ from rayfill.evaluation.measure import evaluate
 from rayfill.inference.baselines import BASELINES
 from rayfill.sweeps.results import measure_others
 from rayfill_data.errors import ConfigError, DatasetError
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.reader import PreparedDataset
 
 
 @pytest.fixture

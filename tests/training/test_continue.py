@@ -20,7 +20,7 @@ from rayfill.training.loop import Runtime, TrainingSummary, run_training
 from rayfill.training.recipes import Recipe, learning_rate_factor
 from rayfill_data.checks import problems
 from rayfill_data.errors import RayfillError
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.reader import PreparedDataset
 from rayfill_data.storage import read_folder
 
 SMALL = {

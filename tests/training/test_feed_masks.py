@@ -8,7 +8,7 @@ import torch
 from rayfill.config.run import DataConfig, RunConfig, TrainConfig, check
 from rayfill.training.feed import Feed, augment_options, streams
 from rayfill_data.errors import ConfigError
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.reader import PreparedDataset
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from rayfill.training import loop
 from rayfill.training.loop import Runtime, TrainingSummary, run_training
 from rayfill.training.recipes import Recipe, learning_rate_factor
 from rayfill_data.errors import RayfillError
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.reader import PreparedDataset
 
 SMALL = {
     "model.width": 4,

@@ -14,7 +14,7 @@ from rayfill.training import loop
 from rayfill.training.loop import Runtime, run_training
 from rayfill.training.memory import out_of_memory
 from rayfill_data.errors import RayfillError
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.reader import PreparedDataset
 
 RUN = RunConfig(name="r", train=TrainConfig(batch_size=6))
 

@@ -9,8 +9,9 @@ from rayfill_data.extension import look_up, register
 from rayfill_data.sources.aerial import AERIAL, AerialOptions
 from rayfill_data.sources.celeba import CELEBA, CelebaOptions
 from rayfill_data.sources.cifar10 import CIFAR10, Cifar10Options
-from rayfill_data.sources.coco import COCO, CocoPhotosOptions
-from rayfill_data.sources.coco_pairs import COCO_PAIRS, CocoPairsOptions
+from rayfill_data.sources.coco.pairs import COCO_PAIRS
+from rayfill_data.sources.coco.pairs_options import CocoPairsOptions
+from rayfill_data.sources.coco.photos import COCO, CocoPhotosOptions
 from rayfill_data.sources.defacto import DEFACTO, DefactoOptions
 from rayfill_data.sources.folder import FOLDER, FolderOptions
 from rayfill_data.sources.held_out import TEST_SET, TestSetOptions

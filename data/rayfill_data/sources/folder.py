@@ -10,9 +10,9 @@ from typing import ClassVar
 
 from rayfill_data.codec import UInt8Array
 from rayfill_data.contract import SPLITS
-from rayfill_data.copy_paste import Cutout, paste, random_cutout
 from rayfill_data.errors import DatasetError, ImageError
-from rayfill_data.masks import sample_rng
+from rayfill_data.masks.copy_paste import Cutout, paste, random_cutout
+from rayfill_data.masks.hole import sample_rng
 from rayfill_data.sources.files import SUFFIXES, list_pictures, read_file, same_bytes
 from rayfill_data.sources.holes import MaskOptions, with_mask_files
 from rayfill_data.sources.pictures import (

@@ -19,8 +19,8 @@ import numpy as np
 from rayfill_data.checks import Checked
 from rayfill_data.codec import FILE_FORMATS, UInt8Array, decode_mask
 from rayfill_data.errors import DatasetError, ImageError, unknown_name
-from rayfill_data.mask_shapes import IRREGULAR_RATIO, MASKS, draw_mask
-from rayfill_data.masks import RatioRange, sample_rng
+from rayfill_data.masks.hole import RatioRange, sample_rng
+from rayfill_data.masks.shapes import IRREGULAR_RATIO, MASKS, draw_mask
 from rayfill_data.sources.files import Listed, list_pictures, read_file, refuse, some
 from rayfill_data.sources.spec import Plan, Task
 

@@ -24,9 +24,9 @@ import numpy as np
 from rayfill_data.checks import Bounds, Count, Share
 from rayfill_data.codec import UInt8Array, decode_photo
 from rayfill_data.contract import SPLITS
-from rayfill_data.copy_paste import paste, random_cutout, random_window
 from rayfill_data.errors import DatasetError
-from rayfill_data.masks import sample_rng
+from rayfill_data.masks.copy_paste import paste, random_cutout, random_window
+from rayfill_data.masks.hole import sample_rng
 from rayfill_data.sources.holes import MaskOptions, drawn_hole, with_mask_files
 from rayfill_data.sources.pictures import PASTED_LABELS, pasted, without_object
 from rayfill_data.sources.spec import Plan, Sample, SourceSpec, Task, is_object

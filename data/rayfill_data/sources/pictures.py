@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 
 from rayfill_data.codec import FILE_FORMATS, UInt8Array, decode_photo
-from rayfill_data.copy_paste import Pair, resize
 from rayfill_data.errors import ImageError
-from rayfill_data.masks import sample_rng
+from rayfill_data.masks.copy_paste import Pair, resize
+from rayfill_data.masks.hole import sample_rng
 from rayfill_data.sources.files import read_file
 from rayfill_data.sources.holes import (
     MAX_FILE_PIXELS,

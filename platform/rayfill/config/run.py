@@ -27,8 +27,7 @@ from rayfill.config.sections import (
     TrainConfig,
 )
 from rayfill_data.checks import check
-from rayfill_data.errors import ConfigError, unknown_name
-from rayfill_data.redaction import redact_uri
+from rayfill_data.errors import ConfigError, redact_uri, unknown_name
 
 if TYPE_CHECKING:
     import pydantic

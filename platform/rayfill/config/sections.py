@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from rayfill_data.checks import Bounds, Count, NotNegative, Positive, Related, Whole
 from rayfill_data.errors import ConfigError, unknown_name
 from rayfill_data.extension import full_name, full_names
-from rayfill_data.mask_shapes import MASKS
+from rayfill_data.masks.shapes import MASKS
 
 HoleFill = Literal["zero", "mean", "push_pull", "harmonic"]
 OutputKind = Literal["direct", "residual"]

@@ -19,12 +19,11 @@ from rayfill.evaluation.systems import System
 from rayfill.evaluation.work import Measurable, Work
 from rayfill.metrics import FidMetric, LpipsMetric, ResidualObjectScore
 from rayfill.models.batch import to_device
-from rayfill_data.batches import evaluation_batches
 from rayfill_data.checks import Checked, Count
-from rayfill_data.errors import ConfigError, DatasetError, RayfillError, unknown_name
+from rayfill_data.errors import ConfigError, DatasetError, RayfillError, redact_uri, unknown_name
+from rayfill_data.prepared.batches import evaluation_batches
+from rayfill_data.prepared.reader import PreparedDataset, SplitArrays
 from rayfill_data.progress import ProgressCallback, show_progress
-from rayfill_data.reader import PreparedDataset, SplitArrays
-from rayfill_data.redaction import redact_uri
 from rayfill_data.sources.files import some
 
 #: A batch where nobody says how many samples: 32 of 256x256 pixels, 8 of 512x512.

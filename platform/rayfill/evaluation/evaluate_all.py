@@ -14,7 +14,7 @@ from rayfill.metrics import LpipsMetric, lpips_available
 from rayfill.runs.bundle import load_bundle
 
 if TYPE_CHECKING:
-    from rayfill_data.reader import SplitArrays
+    from rayfill_data.prepared.reader import SplitArrays
 
 #: Fast enough for any split; the biharmonic one takes seconds for a large hole.
 TABLE_BASELINES = ("telea", "navier_stokes", "push_pull", "harmonic")

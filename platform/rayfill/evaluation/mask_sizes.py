@@ -13,7 +13,7 @@ from rayfill.metrics import BUCKETS, MetricTable
 from rayfill.metrics.accumulate import Predict
 from rayfill.runs.table import Column, Table
 from rayfill_data.errors import DatasetError
-from rayfill_data.reader import SplitArrays
+from rayfill_data.prepared.reader import SplitArrays
 
 _METRICS = {"psnr": 2, "ssim": 3}
 

@@ -25,12 +25,12 @@ from rayfill.metrics.accumulate import (
 from rayfill.metrics.mask_quality import MaskQuality
 from rayfill.metrics.states import State, add_states, state_of
 from rayfill.models import JointModel
-from rayfill_data.batches import evaluation_batches
+from rayfill_data.prepared.batches import evaluation_batches
 
 if TYPE_CHECKING:
     from rayfill.metrics import FidMetric, LpipsMetric, ResidualObjectScore
     from rayfill.models.batch import TensorBatch
-    from rayfill_data.reader import PreparedDataset, SplitArrays
+    from rayfill_data.prepared.reader import PreparedDataset, SplitArrays
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,7 @@ from rayfill.evaluation.measure import Measured
 from rayfill.metrics import Score
 from rayfill.metrics.significance import Difference, paired_difference
 from rayfill.runs.table import Cell, Column, Table, plain
-from rayfill_data.errors import RayfillError
-from rayfill_data.redaction import redact_uri
+from rayfill_data.errors import RayfillError, redact_uri
 from rayfill_data.storage import write_file
 
 

@@ -17,8 +17,8 @@ from rayfill.metrics import FidMetric, LpipsMetric
 from rayfill.metrics.accumulate import Fill, filled_by
 from rayfill.models import InpaintingModel, JointModel
 from rayfill_data.errors import RayfillError
+from rayfill_data.prepared.reader import SplitArrays
 from rayfill_data.progress import ProgressCallback
-from rayfill_data.reader import SplitArrays
 from rayfill_data.sources.files import some
 
 if TYPE_CHECKING:

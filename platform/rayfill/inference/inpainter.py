@@ -18,7 +18,7 @@ from rayfill.runs.bundle import load_bundle
 from rayfill_data.checks import Bounds, Whole, check_value
 from rayfill_data.codec import to_nchw, to_uint8
 from rayfill_data.errors import ImageError, RayfillError
-from rayfill_data.masks import dilate
+from rayfill_data.masks.hole import dilate
 
 UInt8 = NDArray[np.uint8]
 Flags = NDArray[np.bool_]

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rayfill_data import distance
 from rayfill_data.checks import Bounds, check_value
 from rayfill_data.errors import RayfillError
+from rayfill_data.masks import distance
 
 #: How far a mask shall grow, as a share of the largest distance in the picture.
 Alpha = Annotated[float, Bounds(ge=0, lt=1)]
@@ -19,7 +19,7 @@ Alpha = Annotated[float, Bounds(ge=0, lt=1)]
 def signed_distance_px(hole_mask: Tensor) -> Tensor:
     """Return how far, in pixels, every pixel lies from the outline: negative inside.
 
-    :func:`rayfill_data.distance.signed_distance_px` of a batch: between pixel centres, less one
+    :func:`.signed_distance_px` of a batch: between pixel centres, less one
     half, so that the outline's neighbours are at -0.5 and +0.5; plus (minus) the image's diagonal
     everywhere in a mask without hole (of hole alone).
 

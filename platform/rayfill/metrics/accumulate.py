@@ -12,7 +12,7 @@ from torch import Tensor
 from rayfill.metrics.aggregate import InpaintingMetrics, MetricTable
 from rayfill.metrics.mask_quality import MaskQuality
 from rayfill.models import JointModel, composite
-from rayfill_data.masks import dilate, erode
+from rayfill_data.masks.hole import dilate, erode
 
 if TYPE_CHECKING:
     from rayfill.metrics import FidMetric, ResidualObjectScore

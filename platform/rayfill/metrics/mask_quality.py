@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rayfill.metrics.scores import SampleScores
-from rayfill_data.distance import signed_distance_px
+from rayfill_data.masks.distance import signed_distance_px
 
 
 def mask_growth_px(mask: Tensor, truth: Tensor) -> Tensor:

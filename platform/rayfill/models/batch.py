@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rayfill.models.segmentation.base import IGNORED
-from rayfill_data.batches import Batch
+from rayfill_data.prepared.batches import Batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TensorBatch:
-    """A batch on the training device; the tensor contract of ``rayfill_data.batches.Batch``."""
+    """A batch on the training device; the contract of :class:`.Batch`."""
 
     image: Tensor  # (B, 3, H, W), [0, 1]
     target: Tensor  # (B, 3, H, W), [0, 1]

@@ -7,7 +7,7 @@ from rich.console import Console
 from rayfill.config.run import BUNDLED_DATA, RunConfig
 from rayfill.runs import places
 from rayfill_data.errors import ConfigError, DatasetError
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.reader import PreparedDataset
 
 
 def check_data(config: RunConfig) -> None:
@@ -51,8 +51,8 @@ def ensure_data(config: RunConfig, *, console: Console) -> str:
     """Return the dataset's location, preparing the bundled photographs the first time."""
     if config.data.uri != BUNDLED_DATA:
         return config.data.uri
-    from rayfill_data.pipeline import prepare
-    from rayfill_data.reader import read_manifest
+    from rayfill_data.prepared.pipeline import prepare
+    from rayfill_data.prepared.reader import read_manifest
     from rayfill_data.sources import PhotosOptions
 
     uri = str(places.home() / "data" / "photos")

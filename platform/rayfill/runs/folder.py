@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from rayfill.config.run import RunConfig
-from rayfill_data.errors import RayfillError
-from rayfill_data.redaction import redact_uri
+from rayfill_data.errors import RayfillError, redact_uri
 from rayfill_data.storage import list_folders, read_file, write_file
 
 #: Files of a model bundle.

@@ -9,7 +9,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from rayfill_data.redaction import redact_uri
+from rayfill_data.errors import redact_uri
 from rayfill_data.storage import write_file
 
 _STATE = "state.json"

@@ -18,8 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rayfill_data.errors import RayfillError
-from rayfill_data.redaction import redact_uri
+from rayfill_data.errors import RayfillError, redact_uri
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

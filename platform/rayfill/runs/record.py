@@ -12,7 +12,7 @@ from rayfill.runs.journal import recorded_run
 from rayfill.runs.provenance import provenance_tags, run_tags
 from rayfill.runs.run_page import NOTE, compared_params, describe_run, record_inputs
 from rayfill.runs.tracking import Tracker
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.reader import PreparedDataset
 
 
 def attach_tracker(job: TrainingJob) -> Tracker:

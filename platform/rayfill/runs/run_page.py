@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rayfill.config.run import RunConfig, flatten, to_dict, written
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.reader import PreparedDataset
 
 if TYPE_CHECKING:
     from rayfill.metrics import MetricTable

@@ -8,8 +8,7 @@ import re
 from typing import Any
 
 from rayfill.runs.folder import RunFolder
-from rayfill_data.errors import RayfillError
-from rayfill_data.redaction import redact_uri
+from rayfill_data.errors import RayfillError, redact_uri
 from rayfill_data.storage import create_file, list_folders, read_file, write_file
 
 #: Tables that a sweep ends with: for people, for programs, and every sample's values.

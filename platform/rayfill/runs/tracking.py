@@ -27,7 +27,7 @@ from PIL import Image
 
 from rayfill.runs.journal import Journal, recorded_run
 from rayfill.runs.mlflow_store import open_store, sqlite_file, unless_there
-from rayfill_data.redaction import redact_uri
+from rayfill_data.errors import redact_uri
 
 logger = logging.getLogger(__name__)
 

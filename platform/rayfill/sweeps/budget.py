@@ -15,7 +15,7 @@ from rayfill.runs.folder import continued_epochs
 from rayfill.sweeps.spec import SweepOptions
 from rayfill.training.cluster import Capacity, concurrent_trials
 from rayfill.training.feed import training_count
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.reader import PreparedDataset
 
 if TYPE_CHECKING:
     from rayfill.sweeps.spec import SweepOptions

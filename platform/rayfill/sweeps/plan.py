@@ -18,8 +18,7 @@ from rayfill.runs.sweep_folder import SweepFolder, newest_sweep, sweep_number
 from rayfill.sweeps.search import Told, next_random
 from rayfill.sweeps.space import RANGES, Point, Space, Variant, changes_of, values_at
 from rayfill_data.checks import check_all
-from rayfill_data.errors import ConfigError, RayfillError
-from rayfill_data.redaction import redact_uri
+from rayfill_data.errors import ConfigError, RayfillError, redact_uri
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -17,7 +17,7 @@ from rayfill.sweeps.starts import find_starts, with_start
 from rayfill.sweeps.tune import scheduler_problems
 from rayfill_data.checks import check_all, problems
 from rayfill_data.errors import ConfigError
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.reader import PreparedDataset
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from rayfill.runs.sweep_folder import SAMPLES, TABLE_DATA, TABLE_TEXT
 from rayfill.sweeps.page import record_sweep
 from rayfill.sweeps.stages import SweepRun
 from rayfill.sweeps.trials import earlier_job
-from rayfill_data.reader import PreparedDataset, SplitArrays
+from rayfill_data.prepared.reader import PreparedDataset, SplitArrays
 
 if TYPE_CHECKING:
     from rayfill.config.sections import EvalConfig

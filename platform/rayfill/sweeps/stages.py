@@ -21,7 +21,7 @@ from rayfill.sweeps.trials import PlannedTrials
 from rayfill.sweeps.tune import run_trials
 from rayfill.training.cluster import Capacity, concurrent_trials
 from rayfill_data.errors import RayfillError
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.reader import PreparedDataset
 
 if TYPE_CHECKING:
     from rayfill.runs.provenance import RunKind

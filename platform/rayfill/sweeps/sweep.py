@@ -31,8 +31,8 @@ from rayfill.sweeps.space import describe_space
 from rayfill.sweeps.spec import Sweep
 from rayfill.sweeps.stages import SweepRun
 from rayfill.training.cluster import place, ray_cluster
-from rayfill_data.reader import PreparedDataset
-from rayfill_data.redaction import redact_uri
+from rayfill_data.errors import redact_uri
+from rayfill_data.prepared.reader import PreparedDataset
 
 if TYPE_CHECKING:
     from rayfill.runs.registry import RegisteredModel

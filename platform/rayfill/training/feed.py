@@ -8,7 +8,8 @@ import torch
 
 from rayfill.config.run import RunConfig
 from rayfill.models.batch import TensorBatch, to_device
-from rayfill_data.batches import (
+from rayfill_data.errors import ConfigError
+from rayfill_data.prepared.batches import (
     AugmentOptions,
     Batch,
     batches_per_epoch,
@@ -16,8 +17,7 @@ from rayfill_data.batches import (
     prepared_masks,
     training_batches,
 )
-from rayfill_data.errors import ConfigError
-from rayfill_data.reader import PreparedDataset, SplitArrays
+from rayfill_data.prepared.reader import PreparedDataset, SplitArrays
 
 #: Gives one epoch of one rank's augmented batches: (epoch) -> batches.
 EpochStream = Callable[[int], Iterator[Batch]]

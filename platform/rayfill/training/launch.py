@@ -15,7 +15,7 @@ from rayfill.runs.job import TrainingJob
 from rayfill.runs.record import open_tracker
 from rayfill.training.memory import out_of_memory
 from rayfill_data.errors import RayfillError
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.reader import PreparedDataset
 
 if TYPE_CHECKING:
     from rayfill.training.cluster import Capacity
@@ -160,7 +160,7 @@ def _datasets(config: RunConfig) -> dict[str, Any] | None:
     dataset = PreparedDataset.open(config.data.uri)
     if not streams(config, dataset=dataset):
         return None
-    from rayfill_data.stream import training_dataset
+    from rayfill_data.prepared.stream import training_dataset
 
     return {"train": training_dataset(config.data.uri, split="train")}
 
@@ -169,7 +169,7 @@ def _ray_stream(config: RunConfig, *, dataset: PreparedDataset, world_size: int)
     import ray.train
 
     from rayfill.training.feed import augment_options, streams
-    from rayfill_data.stream import stream_batches
+    from rayfill_data.prepared.stream import stream_batches
 
     if not streams(config, dataset=dataset):
         return None

@@ -27,9 +27,8 @@ from rayfill.training.ranks import mean_over_ranks
 from rayfill.training.recipes import Recipe
 from rayfill.training.stages import Wrap
 from rayfill.training.system import begin_system_metrics, system_metrics
-from rayfill_data.errors import RayfillError
-from rayfill_data.reader import PreparedDataset
-from rayfill_data.redaction import redact_uri
+from rayfill_data.errors import RayfillError, redact_uri
+from rayfill_data.prepared.reader import PreparedDataset
 
 logger = logging.getLogger(__name__)
 

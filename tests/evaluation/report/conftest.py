@@ -25,9 +25,9 @@ from rayfill.runs.folder import RunFolder
 from rayfill.runs.tracking import Tracker
 from rayfill_data.codec import encode_png
 from rayfill_data.contract import SCHEMA_VERSION, Manifest
-from rayfill_data.masks import hole_ratio
-from rayfill_data.reader import PreparedDataset, SplitArrays
-from rayfill_data.writer import open_writer
+from rayfill_data.masks.hole import hole_ratio
+from rayfill_data.prepared.reader import PreparedDataset, SplitArrays
+from rayfill_data.prepared.writer import open_writer
 
 SIZE = 32
 NAMES = ("01-unet", "02-attention_unet")

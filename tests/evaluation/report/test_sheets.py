@@ -171,7 +171,7 @@ def test_a_sheet_holds_the_pictures_pixel_for_pixel(recorded: Any) -> None:
 
 
 def test_another_split_than_was_measured_is_refused(recorded: Any, other_dataset: Any) -> None:
-    from rayfill_data.reader import PreparedDataset
+    from rayfill_data.prepared.reader import PreparedDataset
 
     arrays = PreparedDataset.open(str(other_dataset)).load("test")
     with pytest.raises(DatasetError, match="not the one that was measured"):

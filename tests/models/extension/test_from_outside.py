@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.prepared.reader import PreparedDataset
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
 

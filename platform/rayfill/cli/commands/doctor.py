@@ -18,8 +18,7 @@ from rayfill.runs.mlflow_store import asking, sqlite_file
 from rayfill.runs.provenance import version_of
 from rayfill.runs.registry import DEFAULT_MODEL_NAME, NoSuchModelError, find_model
 from rayfill.runs.table import Column, Table
-from rayfill_data.errors import RayfillError
-from rayfill_data.redaction import redact_uri
+from rayfill_data.errors import RayfillError, redact_uri
 
 _LIBRARIES = (
     "rayfill", "ray", "torch", "torchvision", "mlflow", "lpips", "torchmetrics", "opencv-python",

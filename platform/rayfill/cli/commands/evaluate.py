@@ -100,7 +100,7 @@ def main(args: Sequence[str]) -> int:
     allow_modules(asked.allow_modules)
     from rayfill.evaluation.evaluate import EvaluateOptions, evaluate_systems
     from rayfill.evaluation.systems import open_systems
-    from rayfill_data.reader import PreparedDataset
+    from rayfill_data.prepared.reader import PreparedDataset
 
     options = EvaluateOptions(
         batch_size=asked.batch_size,

@@ -14,8 +14,8 @@ from rayfill.config.flags import parse_flags
 from rayfill_data.checks import Checked, Count
 from rayfill_data.codec import encode_png
 from rayfill_data.contract import SPLITS, Manifest
-from rayfill_data.reader import PreparedDataset
-from rayfill_data.redaction import redact_uri
+from rayfill_data.errors import redact_uri
+from rayfill_data.prepared.reader import PreparedDataset
 from rayfill_data.sources import SOURCES, find_source
 
 OptionsT = TypeVar("OptionsT")
@@ -63,7 +63,7 @@ def main(args: Sequence[str]) -> int:
     plan = spec.plan(asked.options, asked.seed)
     sys.stderr.write("".join(f"Note: {note}\n" for note in plan.notes))
     from rayfill.training.cluster import ray_cluster
-    from rayfill_data.pipeline import prepare
+    from rayfill_data.prepared.pipeline import prepare
 
     with ray_cluster():
         manifest = prepare(
@@ -71,7 +71,7 @@ def main(args: Sequence[str]) -> int:
         )
     sys.stdout.write(_describe(manifest, out=asked.out))
     if asked.preview is not None:
-        from rayfill_data.preview import contact_sheet
+        from rayfill_data.prepared.preview import contact_sheet
 
         sheet = contact_sheet(PreparedDataset.open(asked.out), per_split=asked.preview_samples)
         asked.preview.write_bytes(encode_png(sheet))

@@ -15,8 +15,7 @@ from rayfill.config.flags import parse_flags
 from rayfill.config.presets import PRESETS, find_preset
 from rayfill.config.run import RunConfig, check
 from rayfill.runs.references import MODELS, parse_reference
-from rayfill_data.errors import ConfigError
-from rayfill_data.redaction import redact_uri
+from rayfill_data.errors import ConfigError, redact_uri
 
 _PRESET_HELP = "Recipe of a report, which the other flags override: " + "; ".join(
     f"{name} ({preset.summary})" for name, preset in PRESETS.items()

@@ -12,7 +12,7 @@ from rayfill.config.flags import parse_flags
 from rayfill.runs import places
 from rayfill.runs.mlflow_store import make_store
 from rayfill_data.checks import Checked, Port
-from rayfill_data.redaction import redact_uri
+from rayfill_data.errors import redact_uri
 
 #: MLflow's own start page is about language models.
 _PAGE = "/#/experiments?workflowType=machine_learning"

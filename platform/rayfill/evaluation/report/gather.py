@@ -26,7 +26,7 @@ from rayfill.evaluation.report.results import (
 from rayfill.metrics import LpipsMetric
 from rayfill.runs.sweep_folder import WINNER, SweepFolder
 from rayfill_data.errors import ConfigError, RayfillError, unknown_name
-from rayfill_data.reader import PreparedDataset, SplitArrays
+from rayfill_data.prepared.reader import PreparedDataset, SplitArrays
 
 #: What must be equal for two numbers to stand in one ranking.
 PROTOCOL_KEYS = (

@@ -17,13 +17,13 @@ from rayfill.metrics import bucket_of
 from rayfill.models import InpaintingModel, JointModel, composite
 from rayfill.models.batch import to_device
 from rayfill.runs.bundle import load_bundle
-from rayfill_data.batches import evaluation_batches
 from rayfill_data.codec import UInt8Array, to_uint8
 from rayfill_data.errors import DatasetError, RayfillError, unknown_name
+from rayfill_data.prepared.batches import evaluation_batches
 from rayfill_data.sheet import SheetRow, Tile, draw_sheet, fitted, mark_hole
 
 if TYPE_CHECKING:
-    from rayfill_data.reader import SplitArrays
+    from rayfill_data.prepared.reader import SplitArrays
 
 #: Which samples are shown, by how well the best system fills them.
 KINDS = ("best", "median", "worst")

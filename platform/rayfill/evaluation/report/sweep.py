@@ -13,7 +13,7 @@ from rayfill.config.run import flatten, to_dict
 from rayfill.evaluation.report.contents import Comparison, Run, Unranked
 from rayfill.evaluation.report.write import PAGE, SUMMARY, report_files, write_report
 from rayfill.runs.journal import recorded_run
-from rayfill_data.redaction import redact_uri
+from rayfill_data.errors import redact_uri
 
 if TYPE_CHECKING:
     from rayfill.evaluation.leaderboard import Leaderboard
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rayfill.runs.folder import Outcome
     from rayfill.runs.job import TrainingJob
     from rayfill.runs.tracking import Tracker
-    from rayfill_data.reader import SplitArrays
+    from rayfill_data.prepared.reader import SplitArrays
 
 
 logger = logging.getLogger(__name__)

@@ -16,12 +16,11 @@ from rayfill.runs import places
 from rayfill.runs.store import Store
 from rayfill.runs.sweep_folder import SweepFolder
 from rayfill_data.codec import encode_png
-from rayfill_data.errors import RayfillError
-from rayfill_data.redaction import redact_uri
+from rayfill_data.errors import RayfillError, redact_uri
 from rayfill_data.storage import write_file
 
 if TYPE_CHECKING:
-    from rayfill_data.reader import SplitArrays
+    from rayfill_data.prepared.reader import SplitArrays
 
 PAGE, SUMMARY = "report.html", "report.md"
 

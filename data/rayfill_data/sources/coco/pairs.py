@@ -5,84 +5,28 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Annotated, Literal
+from dataclasses import asdict
 
-from rayfill_data.checks import Bounds
-from rayfill_data.coco.objects import CocoPhoto, to_json
-from rayfill_data.contract import IGNORE_LABEL, SPLITS
+from rayfill_data.contract import SPLITS
 from rayfill_data.errors import DatasetError
-from rayfill_data.masks import RatioRange, sample_rng
-from rayfill_data.sources.coco_files import (
+from rayfill_data.masks.hole import sample_rng
+from rayfill_data.sources.coco.files import (
     NEEDS,
     CocoFiles,
-    CocoOptions,
     Cut,
     cuts_by_split,
     draw_donors,
     load,
 )
-from rayfill_data.sources.coco_paste import busy, render
-from rayfill_data.sources.coco_places import Context, fit_context, largest_window
+from rayfill_data.sources.coco.objects import CocoPhoto, to_json
+from rayfill_data.sources.coco.pairs_options import BUCKETS, CocoPairsOptions
+from rayfill_data.sources.coco.paste import busy, render
+from rayfill_data.sources.coco.places import Context, fit_context, largest_window
 from rayfill_data.sources.files import refuse
 from rayfill_data.sources.spec import Plan, SourceSpec, Task
 
-#: Shares of the picture that balanced holes cover, one bucket after the other.
-BUCKETS = ((0.0, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 0.4))
-
 #: Sets of objects drawn for a sample, in case that the first cannot be made to fit.
 SETS = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class CocoPairsOptions(CocoOptions):
-    """Objects of some categories pasted on squares of other photos of the same split."""
-
-    pastes: Annotated[tuple[int, int], Bounds(ge=1, le=8)] = (1, 1)
-    """Fewest and most objects pasted into a picture."""
-
-    object_size: RatioRange = (0.02, 0.3)
-    """Smallest and largest share of the picture that one object covers; objects are only ever
-    scaled down."""
-
-    balance_ratios: bool = False
-    """Let as many holes cover 0-10 %, 10-20 %, 20-30 % and 30-40 % of the picture, whatever
-    object_size allows; of that only the lower limit of the first bucket is kept."""
-
-    placement: Literal["random", "context"] = "random"
-    """random: anywhere. context: with its feet on a row where such objects have theirs, and as high
-    as those are there, by a fit to the training photos."""
-
-    backgrounds: Literal["without", "any"] = "without"
-    """without: squares of a photo that hold nothing of the categories, so that a segmenter or
-    detector finds none but what was pasted. any: any square."""
-
-    window: Annotated[float, Bounds(gt=0, le=1)] = 0.5
-    """Smallest side of the square taken from a background, as a share of the photo's shorter side;
-    at least `size` pixels."""
-
-    repeats: Annotated[int, Bounds(ge=1, le=1000)] = 1
-    """Samples made of every background photo."""
-
-    flip: bool = True
-    """Mirror every other object left-right."""
-
-    feather_px: Annotated[float, Bounds(ge=0, le=8)] = 1.0
-    """Width of the soft rim inside an object's outline, in pixels of the sample."""
-
-    label_set: Literal["categories", "panoptic"] = "categories"
-    """What label maps name: the pasted categories, or all of a panoptic file."""
-
-    def relations(self) -> Iterator[str]:
-        """Yield what does not go together."""
-        yield from super().relations()
-        small, most = self.object_size[0], BUCKETS[0][1]
-        if self.balance_ratios and small >= most:
-            yield f"object_size begins at {small}; balance_ratios needs some below {most}."
-        if self.label_set == "panoptic" and self.panoptic_masks is None:
-            yield "label_set is 'panoptic'; it needs panoptic_masks."
-        if len(self.categories) >= IGNORE_LABEL:
-            yield f"{len(self.categories)} categories; 254 is the most."
 
 
 def plan(options: CocoPairsOptions, seed: int) -> Plan:

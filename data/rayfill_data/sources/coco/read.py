@@ -12,10 +12,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rayfill_data.coco.objects import CocoObject, CocoPhoto, CocoSet
-from rayfill_data.coco.outlines import read_box, read_polygons, read_runs, shown
-from rayfill_data.coco.runs import OutlineError
 from rayfill_data.errors import DatasetError
+from rayfill_data.sources.coco.objects import CocoObject, CocoPhoto, CocoSet
+from rayfill_data.sources.coco.outlines import read_box, read_polygons, read_runs, shown
+from rayfill_data.sources.coco.runs import OutlineError
 
 #: The key of what a file lists beside images and categories, and what names the file's kind.
 _LISTS = ("images", "annotations", "categories")

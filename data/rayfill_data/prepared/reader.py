@@ -21,8 +21,8 @@ from rayfill_data.contract import (
     SPLITS,
     Manifest,
 )
-from rayfill_data.distance import signed_distance
 from rayfill_data.errors import DatasetError, ImageError, unknown_name
+from rayfill_data.masks.distance import signed_distance
 from rayfill_data.storage import MANIFEST, locate
 
 
@@ -49,7 +49,7 @@ class SplitArrays:
 
     @functools.cached_property
     def signed_distance(self) -> Float32Array:
-        """(N, H, W) float32, :func:`rayfill_data.distance.signed_distance` of every hole mask.
+        """(N, H, W) float32, :func:`.signed_distance` of every hole mask.
 
         Made when first asked for (2 ms a sample of 256 pixels), and kept.
         """

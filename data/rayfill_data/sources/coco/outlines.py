@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rayfill_data.coco.objects import Box
-from rayfill_data.coco.runs import OutlineError, Runs, uncompressed
+from rayfill_data.sources.coco.objects import Box
+from rayfill_data.sources.coco.runs import OutlineError, Runs, uncompressed
 
 _LONGEST_RUN = 2**40
 

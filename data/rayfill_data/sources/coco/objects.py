@@ -1,6 +1,6 @@
 """Annotated objects of a photo and their masks.
 
-Everything here has been validated by :mod:`rayfill_data.coco.read`: pycocotools never meets bytes
+Everything here has been validated by :mod:`.read`: pycocotools never meets bytes
 from outside, which it may answer with uninitialised memory or a crash.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rayfill_data.coco.runs import Runs, painted, uncompressed
 from rayfill_data.codec import UInt8Array
+from rayfill_data.sources.coco.runs import Runs, painted, uncompressed
 
 #: left, top, right, bottom in pixels, the last two exclusive.
 Box = tuple[int, int, int, int]

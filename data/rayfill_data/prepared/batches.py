@@ -17,12 +17,12 @@ import numpy.typing as npt
 
 from rayfill_data.checks import Bounds, Checked, Count, Share, Whole, value_problems
 from rayfill_data.codec import Float32Array, UInt8Array, to_nchw
-from rayfill_data.distance import signed_distance
 from rayfill_data.errors import ConfigError, DatasetError, unknown_name
-from rayfill_data.mask_shapes import MASKS, draw_mask
-from rayfill_data.masks import RatioRange, dilate, sample_rng
-from rayfill_data.reader import SplitArrays
-from rayfill_data.rotation import rotated
+from rayfill_data.masks.distance import signed_distance
+from rayfill_data.masks.hole import RatioRange, dilate, sample_rng
+from rayfill_data.masks.shapes import MASKS, draw_mask
+from rayfill_data.prepared.reader import SplitArrays
+from rayfill_data.prepared.rotation import rotated
 
 Labels = npt.NDArray[np.int64]
 _Array = TypeVar("_Array", UInt8Array, Float32Array)

@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 
-from rayfill_data.batches import prepared_masks
 from rayfill_data.codec import UInt8Array, decode_png
 from rayfill_data.contract import IGNORE_LABEL, SPLITS
-from rayfill_data.mask_shapes import draw_mask
-from rayfill_data.masks import sample_rng
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.masks.hole import sample_rng
+from rayfill_data.masks.shapes import draw_mask
+from rayfill_data.prepared.batches import prepared_masks
+from rayfill_data.prepared.reader import PreparedDataset
 from rayfill_data.sheet import NOTHING, SheetRow, Tile, draw_sheet, fitted, mark_hole
 
 #: The longest side of a picture on the sheet.

@@ -9,11 +9,10 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from rayfill_data.coco.objects import from_json, to_json
 from rayfill_data.codec import UInt8Array
 from rayfill_data.errors import ImageError
-from rayfill_data.masks import area_bounds, hole_ratio, sample_rng, with_exact_area
-from rayfill_data.sources.coco_files import (
+from rayfill_data.masks.hole import area_bounds, hole_ratio, sample_rng, with_exact_area
+from rayfill_data.sources.coco.files import (
     DONORS,
     NEEDS,
     CocoFiles,
@@ -24,6 +23,7 @@ from rayfill_data.sources.coco_files import (
     draw_donors,
     load,
 )
+from rayfill_data.sources.coco.objects import from_json, to_json
 from rayfill_data.sources.files import read_file, some
 from rayfill_data.sources.holes import MaskOptions, with_mask_files
 from rayfill_data.sources.pictures import centre, decode_at_least, render_picture

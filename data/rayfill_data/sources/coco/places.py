@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rayfill_data.coco.objects import Box, CocoPhoto
-from rayfill_data.sources.coco_files import Cut
+from rayfill_data.sources.coco.files import Cut
+from rayfill_data.sources.coco.objects import Box, CocoPhoto
 from rayfill_data.sources.files import refuse
 
 #: A photo's shorter side is cut into this many cells to look for squares that show nothing.

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from rayfill_data.coco.objects import (
+from rayfill_data.codec import UInt8Array
+from rayfill_data.contract import IGNORE_LABEL
+from rayfill_data.errors import ImageError
+from rayfill_data.masks.copy_paste import Cutout, blend, feathered, resize
+from rayfill_data.masks.hole import hole_ratio, sample_rng
+from rayfill_data.sources.coco.files import (
+    Cut,
+    cut_mask,
+    read_panoptic_picture,
+    read_photo,
+)
+from rayfill_data.sources.coco.objects import (
     Box,
     CocoPhoto,
     from_json,
@@ -19,18 +30,7 @@ from rayfill_data.coco.objects import (
     photo_from,
     segment_ids,
 )
-from rayfill_data.codec import UInt8Array
-from rayfill_data.contract import IGNORE_LABEL
-from rayfill_data.copy_paste import Cutout, blend, feathered, resize
-from rayfill_data.errors import ImageError
-from rayfill_data.masks import hole_ratio, sample_rng
-from rayfill_data.sources.coco_files import (
-    Cut,
-    cut_mask,
-    read_panoptic_picture,
-    read_photo,
-)
-from rayfill_data.sources.coco_places import (
+from rayfill_data.sources.coco.places import (
     Context,
     Window,
     context_from,
@@ -40,7 +40,7 @@ from rayfill_data.sources.coco_places import (
 from rayfill_data.sources.spec import Sample, Task
 
 if TYPE_CHECKING:
-    from rayfill_data.sources.coco_pairs import CocoPairsOptions
+    from rayfill_data.sources.coco.pairs_options import CocoPairsOptions
 
 #: Opacity from which a pixel shows the object rather than the background.
 _HALF = 128

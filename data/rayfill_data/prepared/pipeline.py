@@ -16,15 +16,14 @@ import pyarrow as pa
 
 from rayfill_data.codec import encode_png
 from rayfill_data.contract import ROW_SCHEMA, SCHEMA_VERSION, SPLITS, Manifest
-from rayfill_data.errors import ConfigError, DatasetError, ImageError, RayfillError
+from rayfill_data.errors import ConfigError, DatasetError, ImageError, RayfillError, redact_uri
 from rayfill_data.extension import full_name
-from rayfill_data.masks import hole_ratio
+from rayfill_data.masks.hole import hole_ratio
+from rayfill_data.prepared.reader import read_manifest
+from rayfill_data.prepared.writer import DatasetWriter, check_replaceable, open_writer
 from rayfill_data.progress import ProgressCallback, show_progress
-from rayfill_data.reader import read_manifest
-from rayfill_data.redaction import redact_uri
 from rayfill_data.sources import SourceSpec, find_source
 from rayfill_data.sources.spec import Plan, Task
-from rayfill_data.writer import DatasetWriter, check_replaceable, open_writer
 
 #: Rows that travel from workers to the driver; a task that failed has a reason and no image.
 _RESULT_SCHEMA = pa.schema(

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from rayfill_data.codec import UInt8Array
 from rayfill_data.errors import ConfigError, unknown_name
-from rayfill_data.masks import RatioRange, area_bounds, irregular_mask, with_exact_area
+from rayfill_data.masks.hole import RatioRange, area_bounds, irregular_mask, with_exact_area
 
 _Draw = Callable[[UInt8Array, np.random.Generator], None]
 

@@ -10,11 +10,11 @@ from typing import Annotated, NamedTuple
 import numpy as np
 
 from rayfill_data.checks import Bounds
-from rayfill_data.coco.objects import CocoObject, CocoPhoto, CocoSet, object_mask
-from rayfill_data.coco.read import read_instances, read_panoptic, too_many_rejected
 from rayfill_data.codec import UInt8Array, decode_photo
 from rayfill_data.contract import SPLITS
 from rayfill_data.errors import DatasetError, ImageError, unknown_name
+from rayfill_data.sources.coco.objects import CocoObject, CocoPhoto, CocoSet, object_mask
+from rayfill_data.sources.coco.read import read_instances, read_panoptic, too_many_rejected
 from rayfill_data.sources.files import (
     Listed,
     inputs_hash,

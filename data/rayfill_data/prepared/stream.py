@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rayfill_data.batches import AugmentOptions, Batch, Extras, augmented_batch
 from rayfill_data.codec import UInt8Array, decode_png
 from rayfill_data.contract import OPTIONAL_COLUMNS
 from rayfill_data.errors import DatasetError, ImageError
-from rayfill_data.masks import sample_rng
-from rayfill_data.reader import PreparedDataset
+from rayfill_data.masks.hole import sample_rng
+from rayfill_data.prepared.batches import AugmentOptions, Batch, Extras, augmented_batch
+from rayfill_data.prepared.reader import PreparedDataset
 from rayfill_data.storage import locate
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def stream_batches(
 ) -> Iterator[Batch]:
     """Yield one epoch of shuffled, augmented batches; the last one may be smaller.
 
-    A sample is augmented exactly as :func:`rayfill_data.batches.training_batches` does it; only the
+    A sample is augmented exactly as :func:`.training_batches` does it; only the
     order differs, which here is that of arrival shuffled within a buffer.
 
     Args:

@@ -1,0 +1,1 @@
+"""Hole masks, and what is pasted or measured through them."""

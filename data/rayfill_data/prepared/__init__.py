@@ -1,0 +1,1 @@
+"""Prepared datasets: written by Ray Data, read, batched and shown."""
