@@ -28,7 +28,7 @@ from rayfill.cli.experiment import asked_scale
 from rayfill.cli.main import guarded
 from rayfill.config.flags import parse_flags
 from rayfill.config.run import ModelConfig, RunConfig, TrackingConfig, TrainConfig, replace
-from rayfill.runs.data_location import data_labels
+from rayfill.runs.datasets import data_labels
 from rayfill.runs.places import resolve_paths
 from rayfill.sweeps.space import Axis, LogUniform, Variant
 from rayfill.sweeps.spec import Sweep, SweepOptions, WinnerOptions

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from rayfill.config.run import DataConfig, RunConfig
-from rayfill.runs.data_location import check_data
+from rayfill.runs.datasets import check_data
 from rayfill_data.errors import ConfigError, DatasetError
 from rayfill_data.prepared.pipeline import prepare
 from rayfill_data.prepared.preview import contact_sheet

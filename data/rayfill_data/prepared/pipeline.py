@@ -85,17 +85,24 @@ def prepare(
         with _connected_ray(), _reporting(progress, source_name) as report:
             sizes = _render_all(plan, spec, options, seed, writer, report)
         writer.close()
-        height, width = sizes.pop() if len(sizes) == 1 else (0, 0)
-        manifest = Manifest(
-            **identity,
-            height=height,
-            width=width,
-            versions=_versions(),
-            labels=plan.labels,
-            **writer.facts(),
-        )
-        _check_complete(manifest, planned={task.split for task in plan.tasks})
-        writer.write_manifest(manifest)
+        return _finished(writer, plan, identity, sizes)
+
+
+def _finished(
+    writer: DatasetWriter, plan: Plan, identity: dict[str, Any], sizes: set[tuple[int, int]]
+) -> Manifest:
+    """Write the manifest of what was written, if it is complete."""
+    height, width = sizes.pop() if len(sizes) == 1 else (0, 0)
+    manifest = Manifest(
+        **identity,
+        height=height,
+        width=width,
+        versions=_versions(),
+        labels=plan.labels,
+        **writer.facts(),
+    )
+    _check_complete(manifest, planned={task.split for task in plan.tasks})
+    writer.write_manifest(manifest)
     return manifest
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import os
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, overload
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
+from rayfill.inference.pictures import Mask, Picture, open_mask, open_picture
 from rayfill.models import push_pull_fill
 from rayfill.runs.bundle import load_bundle
 from rayfill_data.checks import Bounds, Whole, check_value
@@ -99,6 +101,41 @@ class Inpainter:
         bundle = load_bundle(uri)
         run_id = str(bundle.extra.get("run_id", ""))
         return cls(bundle.model, device=device, name=bundle.name, run_id=run_id)
+
+    @overload
+    def __call__(
+        self, picture: UInt8, mask: Mask, *, expand_px: int = 0, feather_px: int = 0
+    ) -> UInt8: ...
+
+    @overload
+    def __call__(
+        self,
+        picture: str | os.PathLike[str] | Image.Image,
+        mask: Mask,
+        *,
+        expand_px: int = 0,
+        feather_px: int = 0,
+    ) -> Image.Image: ...
+
+    def __call__(
+        self, picture: Picture, mask: Mask, *, expand_px: int = 0, feather_px: int = 0
+    ) -> Image.Image | UInt8:
+        """Return the photo without what the mask covers, in the form it came in.
+
+        Args:
+            picture: a Pillow image or an (H, W, 3) uint8 RGB array, which give their like back; or
+                a file, which gives a Pillow image. Alpha and colour profile are kept.
+            mask: of the photo's size: a file or Pillow image, bright where to fill, or an array.
+            expand_px: as for :meth:`inpaint`.
+            feather_px: as for :meth:`inpaint`.
+
+        Raises:
+            ImageError: a file that is no photo, or a mask of another size.
+        """
+        opened = open_picture(picture)
+        hole = open_mask(mask, size=opened.rgb.shape[:2])
+        filled = self.inpaint(opened.rgb, hole, expand_px=expand_px, feather_px=feather_px)
+        return opened.like(filled)
 
     def inpaint(
         self, image: UInt8, hole_mask: UInt8, *, expand_px: int = 0, feather_px: int = 0

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from rayfill.config.run import RunConfig, replace
-from rayfill.runs.data_location import check_data
+from rayfill.runs.datasets import check_data
 from rayfill.runs.places import resolve_paths
 from rayfill.runs.run_page import comparing, differing_keys
 from rayfill.sweeps.draft import Draft, draft_runs, draft_search, read_earlier, tell_earlier

@@ -8,7 +8,7 @@ import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -16,7 +16,7 @@ from rayfill.config.run import RunConfig
 from rayfill.evaluation.leaderboard import Leaderboard
 from rayfill.evaluation.measure import Measured
 from rayfill.runs import places
-from rayfill.runs.data_location import ensure_data
+from rayfill.runs.datasets import ensure_data
 from rayfill.runs.folder import Outcome, RunFolder
 from rayfill.runs.run_page import (
     compared_params,
@@ -27,7 +27,7 @@ from rayfill.sweeps.draft import make_source
 from rayfill.sweeps.page import record_sweep
 from rayfill.sweeps.prepared import prepare
 from rayfill.sweeps.results import Others, SweepResults, measure_others
-from rayfill.sweeps.space import describe_space
+from rayfill.sweeps.space import Space, describe_space
 from rayfill.sweeps.spec import Sweep
 from rayfill.sweeps.stages import SweepRun
 from rayfill.training.cluster import place, ray_cluster
@@ -54,6 +54,26 @@ class SweepResult:
     """Where the model bundle of every run lies, the winner's included."""
     model: RegisteredModel | None
     seconds: float
+
+
+def sweep(
+    base: RunConfig, space: Space, *, console: Console | None = None, **more: Any
+) -> SweepResult:
+    """Train every run of a space side by side, and return the table and the best model.
+
+    Args:
+        base: What all runs share; its name is the sweep's.
+        space: Values, variants or ranges by dotted config key, such as
+            ``{"train.epochs": (25, 50)}``.
+        console: Where progress and table are shown; None is standard output.
+        **more: Further fields of :class:`rayfill.sweeps.spec.Sweep`.
+
+    Raises:
+        ConfigError: settings that cannot be used, all at once, before anything is started.
+        RayfillError: a sweep in which no trial succeeded.
+    """
+    asked = Sweep(base=base, space=space, **more)
+    return run_sweep(asked, console=console or Console())
 
 
 def run_sweep(sweep: Sweep, *, console: Console) -> SweepResult:

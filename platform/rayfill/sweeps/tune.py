@@ -17,7 +17,7 @@ from rayfill.training.cluster import concurrent_trials
 from rayfill.training.launch import train_here, train_on_ray
 
 if TYPE_CHECKING:
-    from ray.tune import Callback, Stopper
+    from ray.tune import Callback, Stopper, Tuner
     from ray.tune.schedulers import TrialScheduler
     from ray.tune.search import Searcher
 
@@ -62,8 +62,6 @@ def run_trials(
         scheduler: One of Tune's in place of the one that ``options`` name.
         prepare: Changes a planned run before it is trained.
     """
-    from ray import tune
-
     plan, first = source.plan, source.sample
     most = _most_live(options, sample=first, capacity=capacity)
     # Tune's own handler would end the trials and return as if they had all been run.
@@ -71,11 +69,23 @@ def run_trials(
     # Epochs without a validation have no score, which is no error.
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(most)
-    metric = f"val/{first.eval.select_metric}"
     feeder = TrialFeeder(
         source, budget=budget, most=most, parent=parent, progress=progress, prepare=prepare
     )
-    tuner = tune.Tuner(
+    if not feeder.over():
+        scheduler = scheduler or _scheduler(options, longest=source.longest)
+        _tuner(source, feeder=feeder, capacity=capacity, scheduler=scheduler).fit()
+    return {trial.name: _outcome(plan, trial, budget=budget) for trial in plan.trials}
+
+
+def _tuner(
+    source: PlannedTrials, *, feeder: TrialFeeder, capacity: Capacity, scheduler: TrialScheduler
+) -> Tuner:
+    from ray import tune
+
+    plan, first = source.plan, source.sample
+    metric = f"val/{first.eval.select_metric}"
+    return tune.Tuner(
         tune.with_resources(
             _make_trainable(capacity=capacity, metric=metric), trial_resources(first)
         ),
@@ -84,7 +94,7 @@ def run_trials(
             mode="max",
             search_alg=make_searcher(feeder),
             num_samples=-1,
-            scheduler=scheduler or _scheduler(options, longest=source.longest),
+            scheduler=scheduler,
             reuse_actors=True,
             trial_name_creator=lambda trial: str(trial.config["trial"]),
             trial_dirname_creator=lambda trial: str(trial.config["trial"]),
@@ -98,9 +108,6 @@ def run_trials(
             callbacks=[_outcome_writer(feeder)],
         ),
     )
-    if not feeder.over():
-        tuner.fit()
-    return {trial.name: _outcome(plan, trial, budget=budget) for trial in plan.trials}
 
 
 def _outcome(plan: Plan, trial: RunConfig, *, budget: Budget) -> Outcome:

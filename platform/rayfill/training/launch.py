@@ -18,6 +18,8 @@ from rayfill_data.errors import RayfillError
 from rayfill_data.prepared.reader import PreparedDataset
 
 if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
+
     from rayfill.training.cluster import Capacity
     from rayfill.training.loop import TrainingSummary
 
@@ -80,17 +82,29 @@ def train_on_ray(
         callbacks: Ray Train callbacks, such as the one that reports to Tune.
         on_epoch: Called in this process with every epoch's metrics.
     """
-    from ray.train import FailureConfig, WorkerGroupError
+    from ray.train import WorkerGroupError
+
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = _PLACEMENT_TIMEOUT_S[capacity.can_grow]
+    trainer = _trainer(job, callbacks=callbacks)
+    try:
+        with _watch_history(job, on_epoch=on_epoch):
+            result = trainer.fit()
+    except WorkerGroupError as error:
+        raise _own_error(error, config=job.config) from error
+    return _summary(result.return_value)
+
+
+def _trainer(job: TrainingJob, *, callbacks: list[Any] | None) -> TorchTrainer:
+    from ray.train import FailureConfig
     from ray.train import RunConfig as RayRunConfig
     from ray.train import ScalingConfig as RayScalingConfig
     from ray.train.torch import TorchTrainer
 
     scaling = job.config.scaling
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = _PLACEMENT_TIMEOUT_S[capacity.can_grow]
     resources = {"CPU": scaling.cpus_per_worker}
     if scaling.use_gpu:
         resources["GPU"] = scaling.gpus_per_worker
-    trainer = TorchTrainer(
+    return TorchTrainer(
         _train_loop_per_worker,
         train_loop_config=job.to_dict(),
         scaling_config=RayScalingConfig(
@@ -108,12 +122,6 @@ def train_on_ray(
         ),
         datasets=_datasets(job.config),
     )
-    try:
-        with _watch_history(job, on_epoch=on_epoch):
-            result = trainer.fit()
-    except WorkerGroupError as error:
-        raise _own_error(error, config=job.config) from error
-    return _summary(result.return_value)
 
 
 def _train_loop_per_worker(values: dict[str, Any]) -> dict[str, Any]:

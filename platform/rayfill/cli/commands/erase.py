@@ -129,15 +129,13 @@ def _find(inpainter: Inpainter, rgb: UInt8Array, *, asked: EraseArgs, max_side: 
 
 def _load(model: Reference, *, tracking_uri: str) -> tuple[Inpainter, int]:
     """Return a model, and the longest side that its segmenter would be shown."""
-    from rayfill.inference.baselines import BASELINES
     from rayfill.inference.clicks import trained_side
-    from rayfill.inference.inpainter import Inpainter
+    from rayfill.inference.load import make_inpainter
 
-    if model.kind == "baseline":
-        return Inpainter(BASELINES[model.name], name=model.name), trained_side({})
-    located = locate(model, tracking_uri=tracking_uri)
-    protocol = located.registered.protocol if located.registered else {}
-    return Inpainter.from_bundle(located.bundle), trained_side(protocol)
+    located = None if model.kind == "baseline" else locate(model, tracking_uri=tracking_uri)
+    registered = located.registered if located else None
+    side = trained_side(registered.protocol if registered else {})
+    return make_inpainter(model, located), side
 
 
 def _decode(path: Path, decode: Callable[[bytes], PictureT]) -> PictureT:

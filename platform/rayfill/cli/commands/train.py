@@ -60,7 +60,7 @@ def parse(args: Sequence[str]) -> RunConfig:
 def main(args: Sequence[str]) -> int:
     """Run the command."""
     config = parse(args)
-    from rayfill.runs.data_location import check_data, ensure_data
+    from rayfill.runs.datasets import check_data, ensure_data
     from rayfill.runs.job import make_job
     from rayfill.runs.places import resolve_paths
     from rayfill.sweeps.progress import train_watched

@@ -78,12 +78,9 @@ def select_by_overlap(
         overlaps[0] = 0
         best = int(np.argmax(overlaps))
         found.append(bool(overlaps[best] > 0))
-        if found[-1]:
-            chosen = _union(maps == best)
-            others = seen[row] | _union((maps > 0) & (maps != best))
-            regions.append(_nearest(chosen, others=others))
-        else:
-            regions.append(np.ones_like(seen[row]))
+        others = seen[row] | _union((maps > 0) & (maps != best))
+        nearest = _nearest(_union(maps == best), others=others) if found[-1] else None
+        regions.append(np.ones_like(seen[row]) if nearest is None else nearest)
     soft = soft * _region(np.stack(regions), like=soft)
     return _selected(soft, found=torch.tensor(found, device=soft.device), threshold=threshold)
 
@@ -128,17 +125,16 @@ def select_by_clicks(
     for x, y, wanted in clicks:
         hit[int(wanted)] |= _under(maps, x=x, y=y, tolerance_px=tolerance_px)
     chosen = hit[1] - hit[0]
+    found = torch.tensor([bool(chosen)])
     if not chosen:
-        soft = 1 - probability[:, :1]
-        return _selected(soft, found=torch.zeros(1, dtype=torch.bool), threshold=threshold)
+        return _selected(1 - probability[:, :1], found=found, threshold=threshold)
     others = _union((maps > 0) & ~np.isin(maps, list(chosen)))
     masks = []
     for label in sorted({label_of[number] for number in chosen}):
         mine = _union(np.isin(maps, [n for n in chosen if label_of[n] == label]))
         region = _region(_nearest(mine, others=others)[None], like=probability)
         masks.append(probability[:, label : label + 1] * region)
-    soft = torch.stack(masks).amax(dim=0)
-    return _selected(soft, found=torch.ones(1, dtype=torch.bool), threshold=threshold)
+    return _selected(torch.stack(masks).amax(dim=0), found=found, threshold=threshold)
 
 
 def straight_through(soft: Tensor, *, threshold: float = 0.5) -> Tensor:

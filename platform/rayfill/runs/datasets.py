@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 from rich.console import Console
 
-from rayfill.config.run import BUNDLED_DATA, RunConfig
+from rayfill.config.run import BUNDLED_DATA, RunConfig, from_dict
 from rayfill.runs import places
-from rayfill_data.errors import ConfigError, DatasetError
+from rayfill_data.errors import ConfigError, DatasetError, unknown_name
 from rayfill_data.prepared.reader import PreparedDataset
 
 
@@ -60,3 +63,32 @@ def ensure_data(config: RunConfig, *, console: Console) -> str:
         console.print(f"Preparing the bundled photographs in {uri}", highlight=False)
     prepare("photos", out=uri, options=PhotosOptions())
     return uri
+
+
+def prepare(
+    source: str, *, out: str, seed: int = 0, overwrite: bool = False, **options: Any
+) -> PreparedDataset:
+    """Turn photos into a prepared dataset and return it; one that is already there stays.
+
+    Args:
+        source: A name of ``rayfill prepare``, or one of your own, ``package.module:Name``.
+        out: Folder or URI of the dataset.
+        seed: Of everything drawn at random.
+        overwrite: Replace another dataset at ``out``.
+        **options: Of the source, as ``rayfill prepare SOURCE --help`` lists them.
+
+    Raises:
+        ConfigError: an unknown source, and every option that cannot be used.
+        DatasetError: ``out`` cannot be used, or too many files are unusable.
+    """
+    from rayfill_data.prepared.pipeline import prepare as prepare_dataset
+    from rayfill_data.sources import find_source
+
+    kind = find_source(source).options_type
+    known = [field.name for field in dataclasses.fields(kind)]
+    if unknown := [key for key in options if key not in known]:
+        raise ConfigError([unknown_name(f"option of {source}", key, known) for key in unknown])
+    prepare_dataset(
+        source, out=out, options=from_dict(kind, options), seed=seed, overwrite=overwrite
+    )
+    return PreparedDataset.open(out)
