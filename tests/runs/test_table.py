@@ -92,11 +92,16 @@ def test_numbers_are_shown_by_their_format_and_nan_is_empty() -> None:
     assert made.markdown().splitlines()[1] == "| --- | ---: |"
 
 
-def test_a_number_that_is_cut_off_shows_it() -> None:
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_a_narrow_console_cuts_nothing_off(width: int) -> None:
+    cells = ["17-attention_unet-log_mse", "winner", "12/12", *["0.5000 ±0.100"] * 4]
     out = io.StringIO()
-    columns = [Column("value", no_wrap=True)]
-    Console(file=out, width=8).print(Table(columns=columns, rows=[["123456789"]]))
-    assert "123…" in out.getvalue()
+    columns = [Column(str(n), right=n > 1) for n in range(len(cells))]
+    Console(file=out, width=width).print(Table(columns=columns, rows=[cells]))
+    lines = [line for line in out.getvalue().splitlines() if line.startswith("│")]
+    folded = zip(*(line.strip("│").split("│") for line in lines), strict=True)
+    found = ["".join("".join(parts).split()) for parts in folded]
+    assert found == [cell.replace(" ", "") for cell in cells]
 
 
 def test_a_row_of_another_length_is_refused() -> None:

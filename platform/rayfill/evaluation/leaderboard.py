@@ -216,10 +216,9 @@ class Leaderboard:
             # As the report prints them: our digits would claim more, or hide some.
             values = [f"{reported.values[m]:g}" if m in reported.values else "" for m in shown]
             rows.append(["", reported.name, "report", "", "", *values])
-        columns = [
+        columns: list[Column | str] = [
             _numbers("#"),
-            Column("system", min_width=14),
-            Column("kind", no_wrap=True),
+            *("system", "kind"),
             _numbers("epochs"),
             _numbers("val"),
             *(_numbers(COLUMNS[m].title) for m in shown),
@@ -291,7 +290,7 @@ def psnr_and_ssim(metric: str) -> tuple[str, str]:
 
 
 def _numbers(title: str) -> Column:
-    return Column(title, right=True, no_wrap=True)
+    return Column(title, right=True)
 
 
 def _mean_and_std(score: Score | None, digits: int) -> str:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 
 import rich.table
+from rich.console import JustifyMethod
 from rich.text import Text
 
 Cell = str | int | float
@@ -25,10 +26,6 @@ class Column:
     _: dataclasses.KW_ONLY
     right: bool = False
     """Whether cells end below each other, as numbers should."""
-    no_wrap: bool = False
-    """Whether cells are cut off, not folded, where the console is narrow."""
-    min_width: int | None = None
-    """Of the console's column, in characters."""
     format: str = ""
     """Format specification of its numbers, such as ``.4g``."""
     code: bool = False
@@ -70,14 +67,9 @@ class Table:
         table = rich.table.Table(title=Text(self.title, "table.title") if self.title else None)
         columns = self._columns()
         for column in columns:
-            table.add_column(
-                Text(column.title),
-                justify="right" if column.right else "left",
-                no_wrap=column.no_wrap,
-                min_width=column.min_width,
-                # Digits must not vanish unseen from a number that is cut off.
-                overflow="ellipsis" if column.no_wrap else "fold",
-            )
+            justify: JustifyMethod = "right" if column.right else "left"
+            # A narrow console folds cells: a number that is cut off is another number.
+            table.add_column(Text(column.title), justify=justify, overflow="fold")
         for number, row in enumerate(self.cells()):
             cells = zip(row, columns, strict=True)
             table.add_row(

@@ -51,6 +51,12 @@ def names(asked: Any) -> list[str]:
     return [folder.label for folder in asked.runs]
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A console that folds no number, wherever the tests run."""
+    monkeypatch.setenv("COLUMNS", "160")
+
+
 def said(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(capsys.readouterr().out.split())
 

@@ -39,11 +39,7 @@ def _show_leads(comparison: Comparison, *, console: Console) -> None:
     console.print(
         Table(
             title=f"Lead of {comparison.best.name} on the same samples, 95 % intervals",
-            columns=[
-                "over",
-                *(Column(title, right=True, no_wrap=True) for title in titles),
-                Column("", no_wrap=True),
-            ],
+            columns=["over", *(Column(title, right=True) for title in titles), ""],
             rows=rows,
         )
     )
