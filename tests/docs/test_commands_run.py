@@ -49,7 +49,10 @@ class Run:
 
 
 #: Joint training at its smallest, of the model that is served.
-TINY = "--scale smoke --tracking.model-name rayfill --winner.epochs 0 --sweep.segmentation-epochs 1"
+TINY = (
+    "--scale smoke --tracking.model-name rayfill --winner.epochs 0 --sweep.segmentation-epochs 1 "
+    "--data.train-samples 64"
+)
 PORTS = (
     "--port {0.free} --dashboard-port {0.job} --num-cpus 2 -- --object-store-memory=536870912 "
     "--dashboard-agent-listen-port={0.free} --dashboard-agent-grpc-port={0.free} "
@@ -73,7 +76,8 @@ RULES: dict[str, Run | str] = {
             "--data.uri": "--scale smoke --tracking.model-name rayfill --data.uri",
             "--sweep.epochs 20 40": "--sweep.epochs 1 2",
             "--winner.epochs 40": "--winner.epochs 1",
-        }
+        },
+        or_says="removal_psnr is not a number at any validation",
     ),
     r'make sweep ARGS=".*--sweep\.inpainters .*"': Run(
         swaps={
@@ -126,7 +130,7 @@ RULES: dict[str, Run | str] = {
     r"rayfill (models|replay)": Run(),
     r"rayfill doctor": Run(or_says="broken"),
     r"experiments/attn_unet_sweep\.py --help": Run(),
-    r"experiments/(mask_size_study|convmixer_cifar10)\.py": Run(),
+    r"experiments/(mask_size_study|convmixer_cifar10)\.py": Run(more="--data.train-samples 64"),
     r"experiments/\w+\.py --scale (small|paper) --data\.uri .*": Run(
         swaps={"scale small": "scale smoke", "scale paper": "scale smoke", "/cifar10": "/mine"}
     ),

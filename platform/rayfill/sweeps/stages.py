@@ -119,9 +119,14 @@ class SweepRun:
         scored = self.runs(None)
         if not scored:
             reasons = {outcome.reason for outcome in outcomes.values() if outcome.reason}
+            metric = " or ".join(sorted({trial.eval.select_metric for trial in self.trials}))
+            undefined = (
+                f"{metric} is not a number at any validation. A segmenter that finds nothing yet "
+                "has no removal to measure: train it for more epochs, or on more photos"
+            )
             raise RayfillError(
-                f"None of the {len(self.trials)} trials of {self.name!r} got as far as a "
-                f"validation: {'; '.join(sorted(reasons)) or 'no reason given'}."
+                f"None of the {len(self.trials)} trials of {self.name!r} has a score: "
+                f"{'; '.join(sorted(reasons)) or undefined}."
             )
         return max(scored, key=self.score)
 
