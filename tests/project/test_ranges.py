@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import importlib
 import math
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +18,15 @@ from rayfill_data.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"rayfill": "platform", "rayfill_data": "data", "rayfill_serving": "serving"}
 
+#: Also classes that only inherit ranges: the tables import them no sooner than they are asked for.
+_MAY_DECLARE = re.compile(r"rayfill_data\.checks import|class \w+(Options|Config|Args)\b")
+
 
 def declared() -> Iterator[tuple[Any, str, Any, Bounds]]:
     """Yield every field with a range, of every dataclass: class, name, what is bounded, bounds."""
     for package, root in PACKAGES.items():
         for file in (ROOT / root / package).rglob("*.py"):
-            if "rayfill_data.checks import" in file.read_text():
+            if _MAY_DECLARE.search(file.read_text()):
                 module = file.relative_to(ROOT / root).with_suffix("")
                 importlib.import_module(".".join(module.parts))
     modules = [module for name, module in sys.modules.items() if name.split(".")[0] in PACKAGES]
