@@ -117,7 +117,12 @@ def test_prepare_and_evaluate(ray_local: None, tmp_path: Path) -> None:
             photos / f"{number}.png"
         )
     dataset = rayfill.prepare(
-        "folder", out=str(tmp_path / "data"), root=str(photos), size=32, splits=(0.4, 0.2, 0.4)
+        "folder",
+        out=str(tmp_path / "data"),
+        root=str(photos),
+        size=32,
+        val_share=0.2,
+        test_share=0.4,
     )
     result = rayfill.evaluate(["telea", "fast=mean"], data=dataset, num_workers=1)
     assert set(result.measured) == {"telea", "fast"}
