@@ -49,7 +49,7 @@ def test_prepare_train_and_erase(
     before = marks()
     # A script that knows the model by a short name; its folder, not PYTHONPATH, has the package.
     (package / "train.py").write_text(
-        "import sys, mypkg.named\nfrom rayfill.cli import guarded\n"
+        "import sys, mypkg.named\nfrom rayfill.cli.main import guarded\n"
         "from rayfill.cli.commands.train import main\n"
         "if __name__ == '__main__':\n    sys.exit(guarded(main, sys.argv[1:]))\n"
     )
