@@ -130,8 +130,8 @@ def test_overrides_are_checked_like_any_run():
 def test_the_second_phase_wants_the_bundle_of_the_first():
     with pytest.raises(ConfigError, match=r"p4-phase-2 .*--train\.init-from"):
         parse(["--preset", "p4-phase-2"])
-    config = parse(["--preset", "p4-phase-2", "--train.init-from", "bundle"])
-    assert config.train.init_from == "bundle"
+    config = parse(["--preset", "p4-phase-2", "--train.init-from", "m@champion"])
+    assert config.train.init_from == "m@champion"
 
 
 def test_the_help_names_every_preset_and_shows_the_chosen_ones_values(capsys, monkeypatch):

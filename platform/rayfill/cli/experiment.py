@@ -12,8 +12,8 @@ import tyro
 from rayfill.cli.console import make_console
 from rayfill.config.flags import parse_flags
 from rayfill.config.run import BUNDLED_DATA, RunConfig, flatten, replace, to_dict
-from rayfill.evaluation.evaluate_all import TABLE_BASELINES
 from rayfill.evaluation.leaderboard import ReportRow
+from rayfill.runs.references import TABLE_BASELINES
 from rayfill.sweeps.space import Variant
 from rayfill.sweeps.spec import Sweep, SweepOptions, WinnerOptions
 from rayfill.sweeps.sweep import SweepResult, run_sweep

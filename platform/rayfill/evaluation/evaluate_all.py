@@ -16,9 +16,6 @@ from rayfill.runs.bundle import load_bundle
 if TYPE_CHECKING:
     from rayfill_data.prepared.reader import SplitArrays
 
-#: Fast enough for any split; the biharmonic one takes seconds for a large hole.
-TABLE_BASELINES = ("telea", "navier_stokes", "push_pull", "harmonic")
-
 
 def evaluate_bundles(
     bundles: Mapping[str, str], *, arrays: SplitArrays, lpips: LpipsMetric | None

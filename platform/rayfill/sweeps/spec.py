@@ -7,14 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from rayfill.config.run import RunConfig
-from rayfill.evaluation.evaluate_all import TABLE_BASELINES
-from rayfill.evaluation.leaderboard import ReportRow
+from rayfill.runs.references import TABLE_BASELINES
 from rayfill.sweeps.space import Space, Variant
 from rayfill_data.checks import Count, NotNegative, Positive, Related, Whole, problems
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
     from ray.tune.search import Searcher
+
+    from rayfill.evaluation.leaderboard import ReportRow
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
