@@ -18,14 +18,13 @@ report P1 and the alphas of P2. Every other flag overrides what the scale sets.
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 
 import _source_roots  # noqa: F401  (must come before rayfill)
 
 from rayfill.cli.console import make_console
 from rayfill.cli.experiment import asked_scale
-from rayfill.cli.main import guarded
+from rayfill.cli.main import run_command
 from rayfill.config.flags import parse_flags
 from rayfill.config.run import ModelConfig, RunConfig, TrackingConfig, TrainConfig, replace
 from rayfill.runs.datasets import data_labels
@@ -155,4 +154,4 @@ def main(args: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main, sys.argv[1:]))
+    run_command(main)

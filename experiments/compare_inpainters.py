@@ -8,14 +8,11 @@ bundles and registered models, as `rayfill evaluate` does.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-
 import _source_roots  # noqa: F401  (must come before rayfill)
 from _coco_pairs import EDGECONNECT, prepare_command, removal_run
 
-from rayfill.cli.experiment import Experiment, Scale, run_experiment
-from rayfill.cli.main import guarded
+from rayfill.cli.experiment import Experiment, Scale
+from rayfill.cli.main import run_command
 from rayfill.models import MODELS, option_names
 from rayfill.sweeps.space import Variant
 
@@ -77,11 +74,7 @@ EXPERIMENT = Experiment(
 )
 
 
-def main(args: Sequence[str]) -> int:
-    """Run the experiment."""
-    run_experiment(EXPERIMENT, args, description=__doc__)
-    return 0
-
+main = EXPERIMENT.command(description=__doc__)
 
 if __name__ == "__main__":
-    sys.exit(guarded(main, sys.argv[1:]))
+    run_command(main)

@@ -8,13 +8,10 @@ hole stand beside it, and the difference of the networks with its interval over 
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-
 import _source_roots  # noqa: F401  (must come before rayfill)
 
-from rayfill.cli.experiment import Experiment, Scale, run_experiment
-from rayfill.cli.main import guarded
+from rayfill.cli.experiment import Experiment, Scale
+from rayfill.cli.main import run_command
 from rayfill.config.presets import find_preset
 from rayfill.config.run import replace
 from rayfill.evaluation.leaderboard import ReportRow
@@ -49,11 +46,7 @@ EXPERIMENT = Experiment(
 )
 
 
-def main(args: Sequence[str]) -> int:
-    """Run the experiment."""
-    run_experiment(EXPERIMENT, args, description=__doc__)
-    return 0
-
+main = EXPERIMENT.command(description=__doc__)
 
 if __name__ == "__main__":
-    sys.exit(guarded(main, sys.argv[1:]))
+    run_command(main)

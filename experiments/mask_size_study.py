@@ -16,7 +16,7 @@ from _coco_pairs import EDGECONNECT, prepare_command, removal_run
 
 from rayfill.cli.console import make_console
 from rayfill.cli.experiment import Experiment, Scale, run_experiment
-from rayfill.cli.main import guarded
+from rayfill.cli.main import run_command
 from rayfill.evaluation.mask_sizes import measure_mask_sizes
 from rayfill.inference.baselines import BASELINES
 from rayfill.runs.bundle import load_bundle
@@ -66,4 +66,4 @@ def main(args: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main, sys.argv[1:]))
+    run_command(main)

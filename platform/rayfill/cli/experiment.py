@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import tyro
@@ -14,7 +14,7 @@ from rayfill.config.flags import parse_flags
 from rayfill.config.run import BUNDLED_DATA, RunConfig, flatten, replace, to_dict
 from rayfill.evaluation.leaderboard import ReportRow
 from rayfill.runs.references import TABLE_BASELINES
-from rayfill.sweeps.space import Variant
+from rayfill.sweeps.space import Variant, varied_keys
 from rayfill.sweeps.spec import Sweep, SweepOptions, WinnerOptions
 from rayfill.sweeps.sweep import SweepResult, run_sweep
 from rayfill_data.errors import ConfigError, unknown_name
@@ -66,6 +66,15 @@ class Experiment:
         """
         own = {"tracking.experiment": self.base.name, "tracking.model_name": self.base.name}
         return replace(self.base, own | dict(self.scales[scale].changes))
+
+    def command(self, *, description: str | None) -> Callable[[Sequence[str]], int]:
+        """Return the experiment as a command: its script's ``main(args) -> exit status``."""
+
+        def main(args: Sequence[str]) -> int:
+            run_experiment(self, args, description=description)
+            return 0
+
+        return main
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,9 +150,7 @@ def asked_scale(args: Sequence[str], *, default: str) -> str:
 def _check(config: RunConfig, *, default: RunConfig, scale: Scale, name: str) -> None:
     """Refuse flags that would change nothing, and a scale without its dataset."""
     now, before = flatten(to_dict(config)), flatten(to_dict(default))
-    varied = {key for key in scale.space if key in now}
-    for values in scale.space.values():
-        varied |= {key for value in values if isinstance(value, Variant) for key in value.changes}
+    varied = {*varied_keys(scale.space)}
     problems = [
         f"{key} is {now[key]!r}, but this experiment varies it at scale {name}. Leave the flag out."
         for key in sorted(varied & now.keys())

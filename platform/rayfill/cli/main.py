@@ -43,7 +43,12 @@ Main = Callable[[Sequence[str]], int]
 
 def main() -> NoReturn:
     """Run ``rayfill COMMAND ...`` and exit."""
-    sys.exit(guarded(_dispatch, sys.argv[1:]))
+    run_command(_dispatch)
+
+
+def run_command(run: Main) -> NoReturn:
+    """Run a command with this process's arguments and exit, as :func:`guarded` says."""
+    sys.exit(guarded(run, sys.argv[1:]))
 
 
 def guarded(run: Main, args: Sequence[str]) -> int:
