@@ -10,7 +10,7 @@ from rayfill.inference.baselines import BASELINES
 from rayfill.models import InpaintingModel, JointModel
 from rayfill.models.segmentation import Segmenter
 from rayfill.runs.bundle import OtherKindError, load_bundle, load_segmenter_bundle
-from rayfill.runs.references import FILLS, MODELS, locate, parse_reference
+from rayfill.runs.references import MODELS, SYSTEMS, locate, name_problems, parse_reference
 from rayfill_data.errors import ConfigError, RayfillError
 
 SystemKind = Literal["baseline", "model", "pictures"]
@@ -43,7 +43,7 @@ def open_system(value: str, *, tracking_uri: str | None = None) -> System:
         RayfillError: a bundle that is damaged, a run or version that is not there, a folder with
             nothing that can be measured.
     """
-    named = parse_reference(value, allowed=(*FILLS, "pictures"))
+    named = parse_reference(value, allowed=SYSTEMS)
     if named.kind == "baseline":
         return System(
             name=named.label or named.name,
@@ -83,13 +83,7 @@ def open_systems(values: Sequence[str], *, tracking_uri: str | None = None) -> l
             problems += error.problems
         except RayfillError as error:
             problems.append(str(error))
-    names = [system.name for system in systems]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        sources = ", ".join(system.source for system in systems if system.name == name)
-        problems.append(
-            f"{names.count(name)} systems are called {name!r} ({sources}): give each a name of its "
-            "own, LABEL=VALUE."
-        )
+    problems += name_problems([(own.name, own.source) for own in systems], noun="systems")
     if problems:
         raise ConfigError(problems)
     return systems

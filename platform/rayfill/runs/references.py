@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -37,6 +37,8 @@ TABLE_BASELINES = ("telea", "navier_stokes", "push_pull", "harmonic")
 MODELS: tuple[Kind, ...] = ("registered", "recorded", "bundle", "run", "sweep")
 #: What fills a hole.
 FILLS: tuple[Kind, ...] = ("baseline", *MODELS)
+#: What can be measured: it fills holes, or has filled them.
+SYSTEMS: tuple[Kind, ...] = (*FILLS, "pictures")
 
 _MODELS, _RUNS, _SWEEP = "models:/", "runs:/", "sweep:"
 #: What the model of a registered run is logged as.
@@ -52,9 +54,13 @@ _SAID: Mapping[Kind, str] = {
     "recorded": "an MLflow run (runs:/ID or runs:/ID/model)",
     "bundle": "the folder or URI of a model bundle",
     "run": "the folder or URI of a training run (whose best/ is taken)",
-    "sweep": "a sweep (sweep:NAME or its folder, whose best run by validation is taken)",
+    "sweep": "a sweep (sweep:NAME or its folder; as one model, its best run by validation)",
     "pictures": "a folder of finished pictures",
 }
+
+
+class NamesNothingError(ConfigError):
+    """A value that names no model at all."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,32 +95,73 @@ class Located:
     registered: RegisteredModel | None = None
 
 
-def parse_reference(value: str, *, allowed: Collection[Kind] = FILLS) -> Reference:
+def parse_reference(
+    value: str, *, allowed: Collection[Kind] = FILLS, besides: str = ""
+) -> Reference:
     """Return what a value names.
 
     Args:
         value: See the module's docstring.
         allowed: What the caller can use.
+        besides: A sentence for who names nothing: what else the caller would have taken.
 
     Raises:
-        ConfigError: it names nothing, or something else than is allowed.
+        NamesNothingError: it names nothing.
+        ConfigError: it names something else than is allowed.
         RayfillError: a folder that holds nothing of ours.
     """
-    labelled = _LABELLED.fullmatch(value)
-    if labelled:
-        inner = parse_reference(labelled["value"], allowed=allowed)
-        return dataclasses.replace(inner, label=labelled["label"].strip())
+    label, inner = split_label(value)
+    if label:
+        named = parse_reference(inner, allowed=allowed, besides=besides)
+        return dataclasses.replace(named, label=label)
     found = _from_name(value) or _from_folder(value)
     if found is None:
-        raise ConfigError([f"{value!r} names nothing.{_hint(value)} {_allowed(allowed)}"])
+        said = f"{value!r} names nothing.{_hint(value, allowed)} {_allowed(allowed)} {besides}"
+        raise NamesNothingError([said.strip()])
     if found.kind not in allowed:
         what = _SAID[found.kind].partition(" (")[0]
         raise ConfigError([f"{value!r} is {what}, which is of no use here. {_allowed(allowed)}"])
     return found
 
 
+def split_label(value: str) -> tuple[str, str]:
+    """Return the label of ``LABEL=VALUE``, empty where there is none, and the rest."""
+    labelled = _LABELLED.fullmatch(value)
+    label = labelled["label"].strip() if labelled else ""
+    return (label, labelled["value"]) if labelled and label else ("", value)
+
+
+def reference_problems(values: Iterable[str], *, allowed: Collection[Kind]) -> Iterator[str]:
+    """Yield what is wrong with each of several references, as :func:`parse_reference` says it."""
+    for value in values:
+        try:
+            parse_reference(value, allowed=allowed)
+        except RayfillError as error:
+            yield str(error)
+
+
+def name_problems(named: Sequence[tuple[str, str]], *, noun: str) -> Iterator[str]:
+    """Yield one sentence for every name that several of them have.
+
+    Args:
+        named: Name and source of each.
+        noun: What they are.
+    """
+    names = [name for name, _ in named]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        sources = ", ".join(source for own, source in named if own == name)
+        yield (
+            f"{names.count(name)} {noun} are called {name!r} ({sources}): give each a name of its "
+            "own, LABEL=VALUE."
+        )
+
+
 def locate(
-    reference: Reference, *, tracking_uri: str | None = None, storage: str | None = None
+    reference: Reference,
+    *,
+    tracking_uri: str | None = None,
+    storage: str | None = None,
+    cache_dir: Path | None = None,
 ) -> Located:
     """Return where the bundle of a reference lies, fetched once where it is far away.
 
@@ -122,14 +169,16 @@ def locate(
         reference: To anything with weights: one of :data:`MODELS`.
         tracking_uri: MLflow store; None as for training.
         storage: Where ``sweep:NAME`` is looked for; None as for training.
+        cache_dir: Where what is fetched is kept; None is a folder of our home.
 
     Raises:
         RayfillError: a run, version or sweep that is not there, or a store that does not answer.
     """
     if reference.kind in ("registered", "recorded"):
-        return _fetched(reference, tracking_uri=places.tracking_uri(tracking_uri))
+        cache = cache_dir or places.home() / "cache" / "models"
+        return _fetched(reference, tracking_uri=places.tracking_uri(tracking_uri), cache=cache)
     if reference.kind == "sweep":
-        best = best_run(_sweep(reference, storage=places.storage(storage)))
+        best = best_run(find_sweep(reference, storage=storage))
         return Located(bundle=best.bundle, name=best.name, source=best.bundle)
     if reference.kind == "run":
         run = RunFolder(reference.location)
@@ -160,6 +209,48 @@ def find_registered(reference: Reference, *, tracking_uri: str) -> RegisteredMod
     return get_version(reference.name, version=reference.version, tracking_uri=tracking_uri)
 
 
+def find_sweep(reference: Reference, *, storage: str | None = None) -> SweepFolder:
+    """Return the folder of a sweep: of several of a name, the newest.
+
+    Args:
+        reference: To a sweep.
+        storage: Where ``sweep:NAME`` is looked for; None as for training.
+
+    Raises:
+        RayfillError: no such sweep.
+    """
+    if reference.location:
+        return SweepFolder(reference.location)
+    storage = places.storage(storage)
+    newest = newest_sweep(reference.name, storage=storage)
+    if newest is None:
+        raise RayfillError(
+            f"There is no sweep {reference.name!r} in {storage}. Name one by its folder, or give "
+            "the storage it was run with."
+        )
+    return newest
+
+
+def find_run(reference: Reference, *, storage: str | None = None) -> RunFolder:
+    """Return the folder of the run whose model a reference means.
+
+    Args:
+        reference: To a bundle, a run or a sweep.
+        storage: Where ``sweep:NAME`` is looked for; None as for training.
+
+    Raises:
+        RayfillError: a bundle outside the folder of a run, or a sweep that is not there.
+    """
+    bundle = locate(reference, storage=storage).bundle
+    run = RunFolder(RunFolder(bundle).parent)
+    if run.bundle != bundle:
+        raise RayfillError(
+            f"{reference.text} is a model bundle by itself, outside the folder of the run that "
+            "trained it. Name the run."
+        )
+    return run
+
+
 def best_run(sweep: SweepFolder) -> RunFolder:
     """Return the run of a sweep that is best on the validation split, of those with a model.
 
@@ -181,6 +272,12 @@ def best_run(sweep: SweepFolder) -> RunFolder:
     return max(scores, key=scores.__getitem__)
 
 
+def absolute(location: str) -> str:
+    """Return a folder or URI as it is called from anywhere, without a slash at its end."""
+    whole = location if "://" in location else str(Path(location).expanduser().absolute())
+    return whole.rstrip("/")
+
+
 def is_bundle(location: str) -> bool:
     """Tell whether a folder is meant as a bundle, though a file may be lost: that is an error."""
     files = (CONFIG_FILE, WEIGHTS_FILE, MANIFEST)
@@ -191,16 +288,16 @@ def _from_name(value: str) -> Reference | None:
     """Return what is named by a word or a scheme of ours."""
     if value in BASELINE_NAMES:
         return Reference(text=value, kind="baseline", name=value)
-    if value.startswith(_SWEEP):
+    if value.startswith(_SWEEP) and value != _SWEEP:
         return Reference(text=value, kind="sweep", name=value.removeprefix(_SWEEP))
-    if value.startswith(_RUNS):
-        run_id, _, artifact = value.removeprefix(_RUNS).strip("/").partition("/")
+    run_id, _, artifact = value.removeprefix(_RUNS).strip("/").partition("/")
+    if value.startswith(_RUNS) and run_id:
         artifact = artifact or _ARTIFACT
         return Reference(text=value, kind="recorded", run_id=run_id, artifact=artifact)
     given = value.startswith(_MODELS)
     named = value.removeprefix(_MODELS)
     by_alias = _BY_ALIAS.fullmatch(named)
-    if by_alias and (given or not is_folder(_absolute(value))):
+    if by_alias and (given or not is_folder(absolute(value))):
         return Reference(text=value, kind="registered", **by_alias.groupdict())
     by_version = _BY_VERSION.fullmatch(named) if given else None
     if by_version:
@@ -212,7 +309,7 @@ def _from_name(value: str) -> Reference | None:
 
 def _from_folder(value: str) -> Reference | None:
     """Return what lies in a folder; None where there is no folder."""
-    location = _absolute(value)
+    location = absolute(value)
     if not value or not is_folder(location):
         return None
     kind: Kind | None = None
@@ -233,22 +330,9 @@ def _from_folder(value: str) -> Reference | None:
     return Reference(text=value, kind=kind, location=location)
 
 
-def _sweep(reference: Reference, *, storage: str) -> SweepFolder:
-    if reference.location:
-        return SweepFolder(reference.location)
-    newest = newest_sweep(reference.name, storage=storage)
-    if newest is None:
-        raise RayfillError(
-            f"There is no sweep {reference.name!r} in {storage}. Name one by its folder, or give "
-            "the storage it was run with."
-        )
-    return newest
-
-
-def _fetched(reference: Reference, *, tracking_uri: str) -> Located:
+def _fetched(reference: Reference, *, tracking_uri: str, cache: Path) -> Located:
     from rayfill.runs.registry import fetch_bundle, fetch_run_bundle
 
-    cache = places.home() / "cache" / "models"
     if reference.kind == "recorded":
         bundle = fetch_run_bundle(
             reference.run_id,
@@ -266,18 +350,14 @@ def _fetched(reference: Reference, *, tracking_uri: str) -> Located:
     )
 
 
-def _absolute(location: str) -> str:
-    whole = location if "://" in location else str(Path(location).expanduser().absolute())
-    return whole.rstrip("/")
-
-
 def _allowed(kinds: Collection[Kind]) -> str:
     said = "; ".join(words for kind, words in _SAID.items() if kind in kinds)
     return f"Allowed: {said}; each also as LABEL=VALUE, which says what it is called."
 
 
-def _hint(value: str) -> str:
-    near = difflib.get_close_matches(value, BASELINE_NAMES, n=1)
+def _hint(value: str, allowed: Collection[Kind]) -> str:
+    known = BASELINE_NAMES if "baseline" in allowed else ()
+    near = difflib.get_close_matches(value, known, n=1)
     if near:
         return f" Did you mean {near[0]!r}?"
     if re.fullmatch(r"[\w.-]+", value):

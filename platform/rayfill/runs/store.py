@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from rayfill.runs.mlflow_store import asking
+from rayfill.runs.mlflow_store import asking, sqlite_file
 from rayfill_data.errors import RayfillError, unknown_name
 
 _MOST = 1000
@@ -67,19 +67,29 @@ class Store:
         return self._read(found)
 
     def named(self, name: str) -> list[RecordedRun]:
-        """Return the runs of a name, newest first.
+        """Return the runs of a name, newest first; none where there is no store.
 
         Raises:
             RayfillError: every run of that name is deleted, or the store does not answer.
         """
+        return self._where("attributes.run_name", name)
+
+    def in_folder(self, uri: str) -> list[RecordedRun]:
+        """Return the runs whose files lie in a folder; as :meth:`named`."""
+        return self._where("tags.`rayfill.run_dir`", uri)
+
+    def _where(self, key: str, value: str) -> list[RecordedRun]:
+        file = sqlite_file(self.uri)
+        if file and not file.exists():
+            return []
         from mlflow.entities import ViewType
 
         with asking(self.uri, "for runs") as client:
             experiments = [e.experiment_id for e in client.search_experiments()]
-            quote = '"' if "'" in name else "'"
+            quote = '"' if "'" in value else "'"
             found = client.search_runs(
                 experiments,
-                filter_string=f"attributes.run_name = {quote}{name}{quote}",
+                filter_string=f"{key} = {quote}{value}{quote}",
                 run_view_type=ViewType.ALL,
                 max_results=_MOST,
             )

@@ -73,6 +73,8 @@ BOTH = ["01-unet", "02-attention_unet"]
 def test_a_whole_sweep_is_found_by_name_folder_and_in_mlflow(find: Any, recorded: Any) -> None:
     for asked in (
         find("nets"),
+        find("sweep:nets"),
+        find(f"runs:/{recorded.parent_id}"),
         find(sweep="nets"),
         find(str(recorded.sweep)),
         find(recorded.parent_id),
@@ -90,10 +92,29 @@ def test_one_run_is_found_by_id_name_and_folder(find: Any, recorded: Any) -> Non
         "01-unet",
         "nets/01-unet",
         str(recorded.sweep / "01-unet"),
+        str(recorded.sweep / "01-unet" / "best"),
+        f"runs:/{recorded.run_ids['01-unet']}",
     ):
         (folder,) = find(token).runs
         assert folder.folder.uri == str(recorded.sweep / "01-unet")
         assert folder.sweep == SweepFolder(str(recorded.sweep))
+
+
+def test_a_registered_version_leads_to_the_run_that_trained_it(store: Any, recorded: Any) -> None:
+    run_id = recorded.run_ids["02-attention_unet"]
+    store.create_registered_model("mine")
+    store.create_model_version("mine", f"runs:/{run_id}/model", run_id=run_id)
+    store.set_registered_model_alias("mine", "champion", "1")
+    finder = RunFinder(storage="/nowhere", store=Store(store.tracking_uri))
+    (run,) = finder.find(["mine@champion", "models:/mine/1"]).runs
+    assert (run.run_id, run.label) == (run_id, "02-attention_unet")
+
+
+def test_a_label_is_what_a_run_is_called(find: Any, recorded: Any) -> None:
+    folder = recorded.sweep / "02-attention_unet"
+    assert names(find("small=01-unet", f"large={folder}")) == ["small", "large"]
+    with pytest.raises(ConfigError, match="'all=nets' is 2 runs: give no label"):
+        find("all=nets")
 
 
 def test_of_several_sweeps_of_a_name_the_newest_is_taken(
@@ -148,12 +169,13 @@ def test_a_deleted_experiment_says_how_to_restore_it(store: Any) -> None:
 @pytest.mark.parametrize(
     ("tokens", "changes", "match"),
     [
-        (["nothing"], {}, "Nothing is called 'nothing'.*rayfill ui"),
+        (["nothing"], {}, "^'nothing' names nothing.*Nor is it a sweep.*rayfill ui"),
         (["f" * 32], {}, "There is no run f{32}.*mlflow gc"),
         ([], {"sweep": "net"}, "did you mean 'nets'|nets"),
         ([], {"experiment": "square"}, "squares"),
-        (["."], {}, "neither a sweep"),
-        (["it's"], {}, "Nothing is called"),
+        ([str(Path(__file__).parent)], {}, "holds no model bundle"),
+        (["it's"], {}, "names nothing"),
+        (["telea"], {}, "'telea' is a baseline, which is of no use here"),
     ],
 )
 def test_what_is_not_there_says_what_to_do(
@@ -165,7 +187,7 @@ def test_what_is_not_there_says_what_to_do(
 
 def test_no_store_is_made_by_asking(tmp_path: Path) -> None:
     finder = RunFinder(storage=str(tmp_path), store=Store(f"sqlite:///{tmp_path}/none.db"))
-    with pytest.raises(RayfillError, match="There is no MLflow store"):
+    with pytest.raises(RayfillError, match=f"'x' names nothing.*{tmp_path}/none.db"):
         finder.find(["x"])
     assert not (tmp_path / "none.db").exists()
 

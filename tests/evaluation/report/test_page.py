@@ -17,8 +17,8 @@ from rich.console import Console
 from skimage.metrics import peak_signal_noise_ratio
 
 from rayfill.evaluation.report import html
-from rayfill.evaluation.report.contents import Comparison, Run, Unranked
-from rayfill.evaluation.report.found import Asked, FoundRun
+from rayfill.evaluation.report.contents import Comparison, Run
+from rayfill.evaluation.report.found import Asked, FoundRun, Unranked
 from rayfill.evaluation.report.gather import gather
 from rayfill.evaluation.report.sweep import report_sweep, sweep_comparison
 from rayfill.evaluation.report.write import report_files

@@ -11,7 +11,9 @@ import tyro
 
 from rayfill.cli.console import make_console
 from rayfill.config.flags import parse_flags
+from rayfill.evaluation.report.found import RunFinder
 from rayfill.runs import places
+from rayfill.runs.store import Store
 from rayfill_data.checks import Bounds, Checked
 from rayfill_data.extension import allow_modules
 
@@ -30,8 +32,9 @@ class CompareArgs(Checked):
     """
 
     runs: tyro.conf.Positional[tuple[str, ...]] = ()
-    """MLflow run ids, names, run folders or sweep folders; of several sweeps of a name, the
-    newest."""
+    """Names of sweeps and runs, MLflow run ids, folders of runs and sweeps, NAME@ALIAS,
+    models:/NAME/VERSION, runs:/ID, sweep:NAME; of several sweeps of a name, the newest.
+    LABEL=VALUE says what the tables call a run."""
     experiment: str | None = None
     """Every run of this MLflow experiment."""
     sweep: str | None = None
@@ -70,13 +73,12 @@ def main(args: Sequence[str]) -> int:
     """Run the command."""
     asked = parse_flags(CompareArgs, args, prog="rayfill compare")
     allow_modules(asked.allow_modules)
-    from rayfill.evaluation.report.found import RunFinder
-    from rayfill.evaluation.report.gather import gather
-    from rayfill.runs.store import Store
-
     store = Store(places.tracking_uri(asked.tracking_uri))
     finder = RunFinder(storage=places.storage(asked.storage), store=store)
     found = finder.find(asked.runs, experiment=asked.experiment, sweep=asked.sweep)
+    # Late: what names nothing is refused before torch is imported.
+    from rayfill.evaluation.report.gather import gather
+
     console = make_console()
     comparisons = gather(found, title=asked.title, rank_by=asked.rank_by, apart=asked.apart)
     for number, comparison in enumerate(comparisons, start=1):

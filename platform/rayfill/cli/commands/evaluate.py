@@ -12,6 +12,7 @@ import tyro
 
 from rayfill.cli.console import make_console
 from rayfill.config.flags import parse_flags
+from rayfill.runs.references import MODELS, SYSTEMS, reference_problems
 from rayfill_data.checks import Checked, Count
 from rayfill_data.contract import SPLITS
 from rayfill_data.errors import ConfigError, RayfillError, unknown_name
@@ -84,6 +85,9 @@ class EvaluateArgs(Checked):
         """Yield what is missing, or does not go together."""
         if not self.model:
             yield "No --model: name at least one system to measure, such as telea."
+        yield from reference_problems(self.model, allowed=SYSTEMS)
+        if self.residual_object is not None:
+            yield from reference_problems([self.residual_object], allowed=MODELS)
         if self.split not in SPLITS:
             yield unknown_name("split", self.split, SPLITS)
         if self.fid_weights_path is not None and not self.fid:

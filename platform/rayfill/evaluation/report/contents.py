@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rayfill.evaluation.leaderboard import COLUMNS, Entry, Leaderboard, psnr_and_ssim
 from rayfill.evaluation.measure import Measured
+from rayfill.evaluation.report.found import Unranked
 from rayfill.metrics import BUCKETS, bucket_of
 from rayfill.metrics.significance import Difference, paired_difference
 from rayfill.runs.folder import RunFolder
@@ -36,14 +37,6 @@ class Run:
     folder: RunFolder = RunFolder("")
     run_id: str = ""
     """In MLflow, empty where that is not known."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Unranked:
-    """A run that was asked for and cannot be ranked."""
-
-    name: str
-    reason: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,19 +1,36 @@
-"""Finding the runs that a comparison is asked of, by folder, by name, or in MLflow."""
+"""Finding the runs that a comparison is asked of: by any reference, by name, or in MLflow."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
-from rayfill.evaluation.report.contents import Unranked
 from rayfill.runs.folder import RunFolder
+from rayfill.runs.references import (
+    MODELS,
+    NamesNothingError,
+    Reference,
+    absolute,
+    find_registered,
+    find_run,
+    find_sweep,
+    parse_reference,
+    split_label,
+)
 from rayfill.runs.store import RecordedRun, Store
 from rayfill.runs.sweep_folder import SweepFolder, newest_sweep, sweeps_in
-from rayfill_data.errors import RayfillError, unknown_name
+from rayfill_data.errors import ConfigError, RayfillError, unknown_name
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unranked:
+    """A run that was asked for and cannot be ranked."""
+
+    name: str
+    reason: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +41,8 @@ class FoundRun:
     name: str
     """As it was trained."""
     label: str = ""
-    """As it is shown: the name, and the sweep's before it where several have that name."""
+    """As it is shown: as was said, else its name, and the sweep's before it where several have
+    that name."""
     sweep: SweepFolder | None = None
     """Its sweep, None for a run by itself."""
     run_id: str = ""
@@ -85,19 +103,50 @@ class RunFinder:
         )
 
     def _find(self, token: str) -> None:
-        if "://" in token or Path(token).expanduser().is_dir():
-            where = token if "://" in token else str(Path(token).expanduser().absolute())
-            if not self._folder(where.rstrip("/")):
-                raise RayfillError(
-                    f"{token} is neither a sweep nor a run: it holds no plan, no epochs and no "
-                    "best model. Name the folder below it, or a run by name or id."
-                )
-            return
-        newest = self._newest(token)
+        label, value = split_label(token)
+        before = len(self._runs)
+        besides = (
+            f"Nor is it a sweep or run in {self._storage}, or the id or name of a run in "
+            f"{self._store.uri}; `rayfill ui` lists the recorded runs."
+        )
+        try:
+            reference = parse_reference(value, allowed=MODELS, besides=besides)
+        except NamesNothingError:
+            if self._named(token):  # a name may look like LABEL=VALUE
+                return
+            if not label or not self._named(value):
+                raise
+        except RayfillError:
+            # A run that is no model yet has epochs to show.
+            if not self._folder(absolute(value)):
+                raise
+        else:
+            self._refer(reference)
+        found = self._runs[before:]
+        if label and len(found) > 1:
+            raise ConfigError(
+                [f"{token!r} is {len(found)} runs: give no label, or name one of them."]
+            )
+        self._runs[before:] = [dataclasses.replace(r, label=label) for r in found]
+
+    def _refer(self, reference: Reference) -> None:
+        """Add the run or the sweep that a reference leads to."""
+        if reference.kind == "sweep":
+            self._sweep(self._said(find_sweep(reference, storage=self._storage), reference.name))
+        elif reference.kind == "recorded":
+            self._add(self._store.run(reference.run_id))
+        elif reference.kind == "registered":
+            version = find_registered(reference, tracking_uri=self._store.uri)
+            self._add(self._store.run(version.run_id))
+        else:
+            self._runs.append(_found_run(find_run(reference), run_id=""))
+
+    def _named(self, name: str) -> bool:
+        """Add the sweep or run of a name, or the run of an id; return whether there is one."""
+        newest = newest_sweep(name, storage=self._storage)
         if newest:
-            self._sweep(newest)
-        elif not self._folder(f"{self._storage}/{token}"):
-            self._recorded(token)
+            self._sweep(self._said(newest, name))
+        return bool(newest) or self._folder(f"{self._storage}/{name}") or self._recorded(name)
 
     def _folder(self, where: str, *, run_id: str = "") -> bool:
         """Add the sweep or the run in a folder; return whether there is one."""
@@ -118,40 +167,35 @@ class RunFinder:
             for folder in sweep.planned_runs()
         ]
 
-    def _newest(self, name: str) -> SweepFolder | None:
-        """Return the newest sweep of a name, or nothing."""
-        newest = newest_sweep(name, storage=self._storage)
-        if newest and newest.name != name:
+    def _said(self, newest: SweepFolder, name: str) -> SweepFolder:
+        """Return a sweep that was asked for by name, and note that there are others."""
+        if name and newest.name != name:
             self._notes.append(f"{newest.name} is the newest sweep called {name}.")
         return newest
 
     def _newest_or_raise(self, name: str) -> SweepFolder:
-        newest = self._newest(name)
+        newest = newest_sweep(name, storage=self._storage)
         if newest:
-            return newest
+            return self._said(newest, name)
         known = [folder.name for folder in sweeps_in(self._storage)]
         if not known:
             raise RayfillError(f"There is no sweep in {self._storage}: run `make sweep` first.")
         raise RayfillError(f"{unknown_name('sweep', name, known)} They lie in {self._storage}.")
 
-    def _recorded(self, token: str) -> None:
-        """Add a run that MLflow knows by its id or its name."""
+    def _recorded(self, token: str) -> bool:
+        """Add a run that MLflow knows by its id or its name; return whether there is one."""
         if _RUN_ID.fullmatch(token):
             self._add(self._store.run(token))
-            return
+            return True
         found = self._store.named(token)
         if len(found) > 1:
             listed = "".join(f"\n  {run.run_id}  {run.describe()}" for run in found)
             raise RayfillError(
                 f"{len(found)} runs are called {token!r}; name one by its id or folder:{listed}"
             )
-        if not found:
-            raise RayfillError(
-                f"Nothing is called {token!r}: it is no folder, no sweep or run in "
-                f"{self._storage}, and no run id or run name in {self._store.uri}. "
-                "`rayfill ui` lists the recorded runs."
-            )
-        self._add(found[0])
+        for run in found:
+            self._add(run)
+        return bool(found)
 
     def _experiment(self, name: str) -> None:
         runs, deleted = self._store.experiment(name)
@@ -190,9 +234,9 @@ def _found_run(folder: RunFolder, *, run_id: str) -> FoundRun:
 
 
 def _labelled(runs: Sequence[FoundRun]) -> list[FoundRun]:
-    """Give every run a name of its own: its own, its sweep's before it, or its folder."""
-    names = [run.name for run in runs]
-    with_sweep = [f"{SweepFolder(run.folder.parent).name}/{run.name}" for run in runs]
+    """Give every run a name of its own: its label, its own, its sweep's before it, its folder."""
+    names = [run.label or run.name for run in runs]
+    with_sweep = [run.label or f"{SweepFolder(run.folder.parent).name}/{run.name}" for run in runs]
     whole = [run.folder.uri for run in runs]
     labels = next(own for own in (names, with_sweep, whole) if len(set(own)) == len(own))
     return [dataclasses.replace(run, label=label) for run, label in zip(runs, labels, strict=True)]

@@ -14,8 +14,8 @@ from rayfill.config.run import EvalConfig, RunConfig, flatten, from_dict
 from rayfill.evaluation.evaluate_all import evaluate_bundles, lpips_if_available
 from rayfill.evaluation.leaderboard import COLUMNS, Entry, Leaderboard, ReportRow
 from rayfill.evaluation.measure import Measured, protocol
-from rayfill.evaluation.report.contents import Comparison, Run, Unranked
-from rayfill.evaluation.report.found import Asked, FoundRun
+from rayfill.evaluation.report.contents import Comparison, Run
+from rayfill.evaluation.report.found import Asked, FoundRun, Unranked
 from rayfill.evaluation.report.results import (
     Results,
     journalled_run,

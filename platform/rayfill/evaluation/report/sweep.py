@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from rayfill.config.run import flatten, to_dict
-from rayfill.evaluation.report.contents import Comparison, Run, Unranked
+from rayfill.evaluation.report.contents import Comparison, Run
+from rayfill.evaluation.report.found import Unranked
 from rayfill.evaluation.report.write import PAGE, SUMMARY, report_files, write_report
 from rayfill.runs.journal import recorded_run
 from rayfill_data.errors import redact_uri
