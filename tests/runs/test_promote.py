@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ def register(store: str, bundle: Path) -> Callable[..., RegisteredModel]:
             "rayfill.sweep": "night",
             "rayfill.dataset": "/data/photos",
         }
-        run = MlflowClient(store).create_run(experiment, tags=tags, run_name="01-unet")
+        folder = {"rayfill.run_dir": str(bundle.parent)}
+        run = MlflowClient(store).create_run(experiment, tags=tags | folder, run_name="01-unet")
         return register_bundle(
             bundle,
             name="rayfill",
@@ -84,7 +86,7 @@ def test_a_version_says_what_it_scored_and_where_it_comes_from(
         "| l1 | 0.01 |",
         "- dataset_hash: abc",
         "- folder: /data/photos",
-        "rayfill serve --models rayfill",
+        "rayfill serve --models rayfill@champion",
     ):
         assert said in version.description
 
@@ -160,6 +162,67 @@ def test_another_protocol_is_promoted_by_force(
     status, out, _ = command(capsys, "2", "--reason", "new data", "--force")
     assert (status, "version 2 (before: 1)" in out) == (0, True)
     assert find_model("rayfill", tracking_uri=store).version == "2"
+
+
+def test_a_version_is_named_as_everywhere_else(
+    register: Callable[..., RegisteredModel],
+    store: str,
+    bundle: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = register(20.0)
+    for reference in (
+        "models:/rayfill/1",
+        "rayfill@candidate",
+        f"runs:/{made.run_id}",
+        str(bundle),
+        str(bundle.parent),
+    ):
+        client = MlflowClient(store)
+        client.set_registered_model_alias("rayfill", "candidate", "1")
+        status, out, err = command(capsys, reference, "--alias", "tried", "--reason", "x")
+        assert (status, err) == (0, "")
+        assert "rayfill@tried is now version 1." in out
+        client.delete_registered_model_alias("rayfill", "tried")
+
+
+def test_a_model_that_a_reference_names_is_the_one_whose_alias_moves(
+    register: Callable[..., RegisteredModel], store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = register(20.0)
+    client = MlflowClient(store)
+    client.create_registered_model("other")
+    client.create_model_version("other", f"runs:/{made.run_id}/model", run_id=made.run_id)
+    status, out, _ = command(capsys, "models:/other/1", "--reason", "x")
+    assert (status, "other@champion is now version 1." in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("lama", "'lama' names nothing. If it is a registered model, name it with its alias: lama"),
+        ("lama", "A bare number is a version of --model"),
+        ("telea", "'telea' is a baseline, which is of no use here. Allowed: a registered model"),
+        ("models:/rayfill", "must be models:/NAME@ALIAS or models:/NAME/VERSION"),
+        ("runs:/0123", "No version of 'rayfill' came from runs:/0123: name one by its number"),
+        ("{both}", "Versions 2, 1 of 'rayfill' came from "),
+        ("{copy}", "No version of 'rayfill' came from "),
+    ],
+)
+def test_a_reference_to_no_version_is_refused(
+    reference: str,
+    expected: str,
+    register: Callable[..., RegisteredModel],
+    bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    register(20.0)
+    register(30.0)
+    copy = shutil.copytree(bundle, tmp_path / "copy" / "best")
+    reference = reference.format(both=bundle.parent, copy=copy)
+    status, _, err = command(capsys, reference, "--reason", "x")
+    assert (status, expected in err) == (2, True), err
 
 
 def test_the_list_shows_scores_and_who_is_champion(

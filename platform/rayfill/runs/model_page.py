@@ -53,7 +53,7 @@ def describe_version(
         f"{network}{loss}, from run {link}{sweep}.\n\n"
         f"{table.markdown()}\n"
         f"Measured under:\n\n{conditions}{where}\n"
-        f"Serve the champion of this name:\n\n```\nrayfill serve --models {name}\n```\n"
+        f"Serve the champion of this name:\n\n```\nrayfill serve --models {name}@champion\n```\n"
     )
 
 
@@ -87,7 +87,7 @@ def describe_model(name: str, history: Sequence[Mapping[str, str]], *, present: 
         ],
     )
     return (
-        f"{_HEAD} Serve the champion with `rayfill serve --models {name}`; move the alias with "
-        f"`rayfill promote VERSION --model {name} --reason ...`.\n\n"
+        f"{_HEAD} Serve the champion with `rayfill serve --models {name}@champion`; move the "
+        f"alias with `rayfill promote VERSION --model {name} --reason ...`.\n\n"
         + (table.markdown() if table.rows else "")
     )

@@ -197,7 +197,7 @@ def _say_where(config: RunConfig, *, result: SweepResult, console: Console) -> N
     if model := result.model:
         _print(
             f"Model {model.name} version {model.version}; serve the champion with "
-            f"`rayfill serve --models {model.name}`.",
+            f"`rayfill serve --models {model.name}@champion`.",
             console=console,
         )
     _print(f"Done in {result.seconds:.0f} s.", console=console)

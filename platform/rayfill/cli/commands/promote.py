@@ -13,14 +13,30 @@ import tyro
 from rayfill.cli.console import make_console
 from rayfill.config.flags import parse_flags
 from rayfill.runs import places
-from rayfill.runs.registry import CHAMPION, DEFAULT_MODEL_NAME, NoSuchModelError
+from rayfill.runs.model_page import score_tags
+from rayfill.runs.references import (
+    MODELS,
+    Reference,
+    find_registered,
+    find_run,
+    parse_reference,
+)
+from rayfill.runs.registry import (
+    CHAMPION,
+    DEFAULT_MODEL_NAME,
+    NoSuchModelError,
+    RegisteredModel,
+    find_model,
+    get_version,
+    list_versions,
+    promote,
+)
+from rayfill.runs.store import Store
 from rayfill.runs.table import Cell, Column, Table
 from rayfill_data.errors import ConfigError, RayfillError
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from rayfill.runs.registry import RegisteredModel
 
 #: Conditions under which scores can only be compared with scores of the same.
 _SAME = ("dataset_hash", "split", "size", "measured_on")
@@ -34,7 +50,8 @@ class PromoteArgs:
     """Make a registered version the champion, or list what there is."""
 
     version: tyro.conf.Positional[str | None] = None
-    """Version number in the registry."""
+    """Number of a version of --model, or what leads to a version: models:/NAME/VERSION,
+    NAME@ALIAS, runs:/ID, or the folder of a run, of its model bundle or of a sweep."""
     reason: str | None = None
     """Why; noted on the version, and in the model's history."""
     list_versions: Annotated[bool, tyro.conf.arg(name="list")] = False
@@ -42,7 +59,7 @@ class PromoteArgs:
     force: bool = False
     """Promote a version whose scores cannot be compared with the present one's."""
     model: str = DEFAULT_MODEL_NAME
-    """Registered model."""
+    """Registered model, where VERSION does not name one."""
     alias: str = CHAMPION
     """Alias to move."""
     tracking_uri: str | None = None
@@ -57,21 +74,52 @@ def main(args: Sequence[str]) -> int:
     if asked.list_versions:
         _show_all(asked.model, tracking_uri=uri, console=console)
         return 0
-    problems = [] if asked.version else ["No version is given: `rayfill promote --list` has them."]
+    problems = []
+    if asked.version is None:
+        problems.append("No version is given: `rayfill promote --list` has them.")
     if not (asked.reason or "").strip():
         problems.append("--reason is empty: say why, in a sentence; it is noted on the version.")
     if problems:
         raise ConfigError(problems)
-    _promote(asked, tracking_uri=uri, console=console)
+    _promote(_meant(asked, tracking_uri=uri), asked=asked, tracking_uri=uri, console=console)
     return 0
 
 
-def _promote(asked: PromoteArgs, *, tracking_uri: str, console: Console) -> None:
-    from rayfill.runs.registry import find_model, get_version, promote
+def _meant(asked: PromoteArgs, *, tracking_uri: str) -> RegisteredModel:
+    """Return the version that was named, in the one way or the other."""
+    given = str(asked.version)
+    if given.isdecimal():
+        return get_version(asked.model, version=given, tracking_uri=tracking_uri)
+    besides = "A bare number is a version of --model; `rayfill promote --list` has them."
+    reference = parse_reference(given, allowed=MODELS, besides=besides)
+    if reference.kind == "registered":
+        return find_registered(reference, tracking_uri=tracking_uri)
+    return _trained(reference, name=asked.model, tracking_uri=tracking_uri)
 
-    new = get_version(asked.model, version=str(asked.version), tracking_uri=tracking_uri)
+
+def _trained(reference: Reference, *, name: str, tracking_uri: str) -> RegisteredModel:
+    """Return the version that came from a run."""
+    if reference.kind == "recorded":
+        run_ids = {reference.run_id}
+    else:
+        runs = Store(tracking_uri).in_folder(find_run(reference).uri)
+        run_ids = {run.run_id for run in runs}
+    versions = list_versions(name, tracking_uri=tracking_uri)
+    found = [version for version in versions if version.run_id in run_ids]
+    if len(found) != 1:
+        numbers = ", ".join(version.version for version in found)
+        raise RayfillError(
+            f"{f'Versions {numbers}' if found else 'No version'} of {name!r} came from "
+            f"{reference.text}: name one by its number; `rayfill promote --list` has them."
+        )
+    return found[0]
+
+
+def _promote(
+    new: RegisteredModel, *, asked: PromoteArgs, tracking_uri: str, console: Console
+) -> None:
     try:
-        old = find_model(asked.model, alias=asked.alias, tracking_uri=tracking_uri)
+        old = find_model(new.name, alias=asked.alias, tracking_uri=tracking_uri)
     except NoSuchModelError:
         old = None
     if old and old.version == new.version:
@@ -115,9 +163,6 @@ def _show_change(old: RegisteredModel | None, new: RegisteredModel, *, console: 
 
 def _show_all(name: str, *, tracking_uri: str, console: Console) -> None:
     """Print every version, its main scores and its alias, newest first."""
-    from rayfill.runs.model_page import score_tags
-    from rayfill.runs.registry import list_versions
-
     versions = list_versions(name, tracking_uri=tracking_uri)
     scores = [score_tags(version.scores) for version in versions]
     known = dict.fromkeys(metric for one in scores for metric in one)
