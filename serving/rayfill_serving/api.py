@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.staticfiles import StaticFiles
 
+from rayfill.runs.provenance import version_of
 from rayfill_data.codec import decode_mask, encode_png
 from rayfill_data.errors import ImageError
 from rayfill_data.masks.hole import dilate, erode
@@ -62,7 +62,7 @@ def create_app(backend: Backend, options: ServingOptions) -> FastAPI:
     telemetry = Telemetry()
     app = FastAPI(
         title="Rayfill",
-        version=_rayfill_version(),
+        version=version_of("rayfill"),
         description="Removes what a mask covers from a photo; makes masks of what is clicked on.",
         docs_url=None,
         redoc_url=None,
@@ -278,10 +278,3 @@ def _described(headers: dict[str, str]) -> dict[str, Any]:
     return {
         name: {"description": text, "schema": {"type": "string"}} for name, text in headers.items()
     }
-
-
-def _rayfill_version() -> str:
-    try:
-        return version("rayfill")
-    except PackageNotFoundError:  # run from a checkout that was never installed
-        return "0+unknown"

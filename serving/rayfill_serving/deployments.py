@@ -13,11 +13,12 @@ from ray.serve.handle import DeploymentHandle
 
 from rayfill_data.extension import allow_modules
 from rayfill_serving.api import create_app
-from rayfill_serving.models import ModelShelf, RegistrySource
+from rayfill_serving.models import ModelShelf
 from rayfill_serving.options import ServingOptions
 from rayfill_serving.problems import Problem, problem
 from rayfill_serving.schemas import InpaintJob, InpaintReply, ModelInfo, SegmentJob, SegmentReply
 from rayfill_serving.service import InpaintService
+from rayfill_serving.sources import ReferenceSource
 
 #: Far above what the gates let in, so that refusals are ours: JSON, with Retry-After.
 _INGRESS_REQUESTS = 10_000
@@ -30,14 +31,14 @@ class InpaintReplica:
     def __init__(self, options: ServingOptions) -> None:
         _log_with_serve()
         allow_modules(options.allow_modules)
-        source = RegistrySource(
-            alias=options.alias,
+        source = ReferenceSource(
+            references=options.references,
             tracking_uri=options.tracking_uri,
             cache_dir=options.cache_dir,
             device="cuda" if options.gpus > 0 else "cpu",
         )
         shelf = ModelShelf(
-            options.model_names,
+            list(options.references),
             source=source,
             poll_s=options.poll_s,
             segment_side=options.segment_side,

@@ -1,8 +1,8 @@
-"""The models being served: loaded by alias, and changed over when the alias moves.
+"""The models being served: loaded, and changed over when what their names mean changes.
 
-A follower thread looks at the registry, loads a new version beside the old one and then swaps one
-reference; requests that hold the old model finish on it. A version that cannot be used is refused
-with one line in the log, and the old one keeps answering.
+A follower thread looks whether an alias has moved or a bundle was replaced, loads the new version
+beside the old one and then swaps one reference; requests that hold the old model finish on it. A
+version that cannot be used is refused with one line in the log, and the old one keeps answering.
 """
 
 from __future__ import annotations
@@ -13,18 +13,16 @@ import math
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from rayfill.inference.clicks import Finder, trained_side
 from rayfill.inference.inpainter import Inpainter
 from rayfill.models.joint import JointModel
-from rayfill.runs.registry import RegisteredModel, fetch_bundle, find_model
 from rayfill_data.errors import RayfillError
 from rayfill_serving.problems import ApiError
 from rayfill_serving.schemas import ModelInfo
+from rayfill_serving.sources import ModelSource, ServedVersion
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +33,9 @@ _WARM_UP_PX = 32
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A registered model with its network in memory."""
+    """A version with its network in memory."""
 
-    registered: RegisteredModel
+    served: ServedVersion
     inpainter: Inpainter
     finder: Finder | None = None
     """The segmenter, of models that have one."""
@@ -45,36 +43,13 @@ class LoadedModel:
     @property
     def label(self) -> str:
         """Return ``name/version``."""
-        return f"{self.registered.name}/{self.registered.version}"
+        return f"{self.served.name}/{self.served.version}"
 
-
-class ModelSource(Protocol):
-    """Where models come from."""
-
-    def find(self, name: str) -> RegisteredModel:
-        """Return the version to serve under ``name`` now."""
-
-    def load(self, model: RegisteredModel) -> Inpainter:
-        """Return that version, ready to fill holes."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RegistrySource:
-    """The MLflow registry, by alias."""
-
-    alias: str
-    tracking_uri: str
-    cache_dir: str
-    device: str = "cpu"
-
-    def find(self, name: str) -> RegisteredModel:
-        """Return the version that the alias points at."""
-        return find_model(name, alias=self.alias, tracking_uri=self.tracking_uri)
-
-    def load(self, model: RegisteredModel) -> Inpainter:
-        """Download the bundle once, check it, and load it."""
-        bundle = fetch_bundle(model, tracking_uri=self.tracking_uri, cache_dir=Path(self.cache_dir))
-        return Inpainter.from_bundle(bundle, device=self.device)
+    @property
+    def run_id(self) -> str:
+        """Return the MLflow run that trained it, empty where that is not known."""
+        registered = self.served.registered
+        return registered.run_id if registered else self.inpainter.run_id
 
 
 class ModelShelf:
@@ -94,9 +69,9 @@ class ModelShelf:
         self._thread: threading.Thread | None = None
 
     def follow(self) -> None:
-        """Load what there is now, then keep following the alias in the background."""
+        """Load what there is now, then keep following it in the background."""
         self.refresh()
-        self._thread = threading.Thread(target=self._poll, name="follow-alias", daemon=True)
+        self._thread = threading.Thread(target=self._poll, name="follow-models", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -106,14 +81,14 @@ class ModelShelf:
             self._thread.join()
 
     def refresh(self) -> None:
-        """Look once at every name and change over where the alias has moved; never raises."""
+        """Look once at every name and change over where another is meant; never raises."""
         for name in self._names:
             try:
                 self._refresh(name)
             except RayfillError as error:
                 self._say(name, f"{name}: {error}")
             except Exception as error:  # noqa: BLE001 - the old model must keep answering
-                self._say(name, f"{name}: cannot be read from the registry ({error!r})", error)
+                self._say(name, f"{name}: cannot be looked up ({error!r})", error)
 
     def get(self, wanted: str | None) -> LoadedModel:
         """Return the model named ``name`` or ``name/version``; the first one by default.
@@ -127,7 +102,7 @@ class ModelShelf:
         model = self._loaded.get(name)
         if model is None:
             raise ApiError("no_model")
-        if version and version != model.registered.version:
+        if version and version != model.served.version:
             raise ApiError("unknown_model")
         return model
 
@@ -160,7 +135,7 @@ class ModelShelf:
     def _refresh(self, name: str) -> None:
         found = self._source.find(name)
         current = self._loaded.get(name)
-        if current is not None and current.registered.version == found.version:
+        if current is not None and current.served.version == found.version:
             return
         version, until = self._refused.get(name, ("", 0.0))
         if version == found.version and time.monotonic() < until:
@@ -175,10 +150,11 @@ class ModelShelf:
         self._said.pop(name, None)
         logger.info("%s: serving version %s", name, found.version)
 
-    def _finder(self, inpainter: Inpainter, registered: RegisteredModel) -> Finder | None:
+    def _finder(self, inpainter: Inpainter, served: ServedVersion) -> Finder | None:
         if not isinstance(inpainter.model, JointModel):
             return None
-        side = self._segment_side or trained_side(registered.protocol)
+        protocol = served.registered.protocol if served.registered else {}
+        side = self._segment_side or trained_side(protocol)
         return Finder(inpainter.model, device=str(inpainter.device), max_side=side)
 
     def _say(self, name: str, line: str, error: Exception | None = None) -> None:
@@ -198,7 +174,9 @@ def _try_out(inpainter: Inpainter, finder: Finder | None) -> None:
 
 
 def _info(model: LoadedModel) -> ModelInfo:
-    values = dataclasses.asdict(model.registered)
-    values["scores"] = {k: v for k, v in model.registered.scores.items() if math.isfinite(v)}
+    served, registered = model.served, model.served.registered
+    known = dataclasses.asdict(registered) if registered else {}
+    scores = {k: v for k, v in known.pop("scores", {}).items() if math.isfinite(v)}
+    own = {"name": served.name, "version": served.version, "run_id": model.run_id}
     labels = list(model.finder.labels) if model.finder else []
-    return ModelInfo(**values, labels=labels)
+    return ModelInfo(**{**known, **own}, scores=scores, labels=labels)

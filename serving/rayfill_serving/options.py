@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from rayfill.runs.places import tracking_uri as default_tracking_uri
+from rayfill.runs.references import (
+    Reference,
+    find_sweep,
+    locate,
+    name_problems,
+    parse_reference,
+)
 from rayfill.runs.registry import CHAMPION, DEFAULT_MODEL_NAME
 from rayfill_data.checks import Checked, Count, NotNegative, Positive, Whole, value_problems
-from rayfill_data.errors import ConfigError, unknown_name
+from rayfill_data.errors import ConfigError, RayfillError, unknown_name
 from rayfill_data.extension import ALLOW_MODULES
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
@@ -21,12 +29,13 @@ LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 class ServingOptions(Checked):
     """Everything the server needs to know; plain data, so that it travels to Ray workers."""
 
-    models: str = DEFAULT_MODEL_NAME
-    """Registered models to serve, separated by commas; the first answers by default."""
-    alias: str = CHAMPION
-    """Alias that is followed: when it moves, the server changes over without a restart."""
+    models: str = f"{DEFAULT_MODEL_NAME}@{CHAMPION}"
+    """What to serve, separated by commas; the first answers by default. NAME@ALIAS of the model
+    registry, models:/NAME/VERSION, runs:/ID of MLflow, a baseline such as telea, the folder or URI
+    of a model bundle, a training run or a sweep, or sweep:NAME; LABEL=VALUE says under which name.
+    When an alias moves or a bundle is replaced, the server changes over without a restart."""
     tracking_uri: str = ""
-    """MLflow store that holds the registry; empty means the store that training uses."""
+    """MLflow store that holds registry and runs; empty means the store that training uses."""
     cache_dir: str = ""
     """Folder for downloaded models; empty means ~/.cache/rayfill."""
     replicas: Count = 1
@@ -44,7 +53,7 @@ class ServingOptions(Checked):
     upload_timeout_s: Positive = 30.0
     """Seconds a client has to send its request."""
     poll_s: Positive = 2.0
-    """Seconds between two looks at the alias."""
+    """Seconds between two looks whether an alias has moved or a bundle was replaced."""
     max_body_mib: Positive = 20.0
     """Largest request body, in MiB."""
     max_megapixels: Positive = 16.0
@@ -66,15 +75,37 @@ class ServingOptions(Checked):
             from rayfill.inference.clicks import MaxSide
 
             yield from value_problems("segment_side", self.segment_side, MaxSide)
-        if not self.model_names:
-            yield "models is empty: name at least one registered model."
+        try:
+            _ = self.references
+        except ConfigError as error:
+            yield from error.problems
         if not self.host_names:
             yield "allowed_hosts is empty: name at least one host, such as localhost."
 
-    @property
-    def model_names(self) -> tuple[str, ...]:
-        """Return the names in ``models``, each once, in their order."""
-        return _split(self.models)
+    @functools.cached_property
+    def references(self) -> Mapping[str, Reference]:
+        """Return what ``models`` means by the name it is served under.
+
+        It is understood once, where the options are made, and travels with them: workers have other
+        folders.
+
+        Raises:
+            ConfigError: with what is wrong with every reference.
+        """
+        found: list[tuple[str, Reference]] = []
+        problems: list[str] = []
+        for value in _split(self.models):
+            try:
+                reference = _settled(parse_reference(value))
+                found.append((_served_name(reference), reference))
+            except RayfillError as error:
+                problems.append(str(error))
+        problems += name_problems([(name, own.text) for name, own in found], noun="models")
+        if not found and not problems:
+            problems.append("models is empty: name at least one, such as telea.")
+        if problems:
+            raise ConfigError(problems)
+        return dict(found)
 
     @property
     def host_names(self) -> tuple[str, ...]:
@@ -131,6 +162,21 @@ def parse_options(args: Mapping[str, Any]) -> ServingOptions:
     if problems:
         raise ConfigError(problems)
     return ServingOptions(**values)
+
+
+def _settled(reference: Reference) -> Reference:
+    """Return a reference that means the same in every process."""
+    if reference.kind == "sweep":
+        return dataclasses.replace(reference, location=find_sweep(reference).uri)
+    return reference
+
+
+def _served_name(reference: Reference) -> str:
+    """Return what a model is called in requests: the same for as long as it is followed."""
+    if reference.kind in ("bundle", "run"):
+        return reference.label or locate(reference).name
+    folder = reference.location.rpartition("/")[2]
+    return reference.label or reference.name or reference.run_id[:8] or folder
 
 
 def _split(text: str) -> tuple[str, ...]:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from rayfill.runs.registry import find_model
 from rayfill_data.errors import RayfillError
 from rayfill_serving.options import LOOPBACK_HOSTS, ServingOptions
+from rayfill_serving.sources import ReferenceSource
 
 APP_NAME = "rayfill"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -24,7 +24,7 @@ def serve_forever(
     port: int = 8000,
     on_ready: Callable[[str], None] = print,
 ) -> None:
-    """Serve the champion over HTTP until SIGINT or SIGTERM, then take everything down.
+    """Serve models over HTTP until SIGINT or SIGTERM, then take everything down.
 
     Args:
         options: What to serve and how.
@@ -75,8 +75,13 @@ def _checked(options: ServingOptions, *, host: str, port: int) -> ServingOptions
                 f"Cannot listen on {host}:{port} ({error.strerror}): choose another port."
             ) from error
     options = options.resolved()
-    for name in options.model_names:
-        find_model(name, alias=options.alias, tracking_uri=options.tracking_uri)
+    source = ReferenceSource(
+        references=options.references,
+        tracking_uri=options.tracking_uri,
+        cache_dir=options.cache_dir,
+    )
+    for name in options.references:
+        source.find(name)
     return options
 
 

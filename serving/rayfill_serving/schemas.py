@@ -124,12 +124,17 @@ class ModelInfo(BaseModel):
     """A model that is being served."""
 
     name: str
-    version: str
+    version: str = Field(
+        description="Of the registry; of a bundle by itself, the beginning of its hash; of a "
+        "baseline, Rayfill's own."
+    )
     run_id: str
-    alias: str
-    scores: dict[str, float] = Field(description="Means on the held-out split.")
-    protocol: dict[str, str] = Field(description="What the scores were measured under.")
-    created_ms: int
+    alias: str = Field(default="", description="That was followed; of the registry.")
+    scores: dict[str, float] = Field(
+        description="Means on the held-out split; none where the registry knows of none."
+    )
+    protocol: dict[str, str] = Field(default={}, description="What the scores were measured under.")
+    created_ms: int | None = Field(default=None, description="When it was registered, if it was.")
     labels: list[str] = Field(
         description="What its segmenter finds, for /api/v1/segment; empty: it has no segmenter."
     )

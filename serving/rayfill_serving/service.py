@@ -68,7 +68,7 @@ class InpaintService:
         return self._shelf.describe()
 
     def close(self) -> None:
-        """Stop following the registry and take no more work."""
+        """Stop following the models and take no more work."""
         self._shelf.close()
         self._queue.close()
 
@@ -104,7 +104,7 @@ class InpaintService:
             body=encode_picture(filled, form=options.format, icc_profile=photo.icc_profile),
             media_type=MEDIA_TYPES[options.format],
             model=model.label,
-            run_id=model.registered.run_id,
+            run_id=model.run_id,
             notes=reading.notes,
         )
 
@@ -127,5 +127,5 @@ class InpaintService:
             body=encode_png(found.mask),
             labels=found.labels,
             model=model.label,
-            run_id=model.registered.run_id,
+            run_id=model.run_id,
         )

@@ -90,7 +90,7 @@ RULES: dict[str, Run | str] = {
         swaps={'ARGS="': f'ARGS="{TINY} ', "--sweep.trials 12": "--sweep.trials 2"}
     ),
     r"make serve": Run(more='ARGS="--port {0.served}"', ready="http://127.0.0.1:{0.served}/readyz"),
-    r"rayfill serve --models convmixer_cifar10": Run(
+    r"rayfill serve --models convmixer_cifar10@champion": Run(
         more="--port {0.served}", ready="http://127.0.0.1:{0.served}/readyz"
     ),
     r"make ui": Run(more='ARGS="--port {0.page}"', ready="http://127.0.0.1:{0.page}/health"),

@@ -31,6 +31,7 @@ from rayfill_serving.models import ModelShelf
 from rayfill_serving.options import ServingOptions
 from rayfill_serving.problems import CODES
 from rayfill_serving.service import InpaintService
+from rayfill_serving.sources import ServedVersion
 
 LEAKS = re.compile(r"0x[0-9a-f]{4,}|/(home|root|tmp|usr|work)/|Traceback|Error\b|\.py\b|<_io")
 UInt8 = NDArray[np.uint8]
@@ -51,34 +52,41 @@ JOINT = {
 }
 
 
-def registered(version: str = "1", **changes: Any) -> RegisteredModel:
-    model = RegisteredModel(
-        name="rayfill",
-        version=version,
-        run_id=f"run-{version}",
-        alias="champion",
-        scores={"hole_psnr": 24.5, "hole_ssim": 0.81, "psnr": float("nan")},
-        protocol={"split": "test"},
-        created_ms=1,
-    )
-    return dataclasses.replace(model, **changes)
+def registered(name: str = "rayfill", version: str = "1", **changes: Any) -> ServedVersion:
+    """Return a version as the registry knows it."""
+    facts = {
+        "run_id": f"run-{version}",
+        "alias": "champion",
+        "scores": {"hole_psnr": 24.5, "hole_ssim": 0.81, "psnr": float("nan")},
+        "protocol": {"split": "test"},
+        "created_ms": 1,
+    }
+    known = RegisteredModel(name=name, version=version, **(facts | changes))
+    return ServedVersion(name=name, version=version, registered=known)
 
 
 class StaticSource:
-    """A registry of one model that tests move by hand, or of several inpainters by name."""
+    """A registry that tests move by hand, of one inpainter or of several by name."""
 
-    def __init__(self, model: RegisteredModel, inpainter: Any) -> None:
-        self.model = model
+    def __init__(self, inpainter: Any, *, version: str = "1", **facts: Any) -> None:
+        self.version = version
+        self.facts = facts
         self.inpainter = inpainter
+        self.broken: Exception | None = None
         self.loads = 0
 
-    def find(self, name: str) -> RegisteredModel:
-        named = isinstance(self.inpainter, dict)
-        return dataclasses.replace(self.model, name=name) if named else self.model
+    def find(self, name: str) -> ServedVersion:
+        if self.broken is not None:
+            raise self.broken
+        return registered(name, self.version, **self.facts)
 
-    def load(self, model: RegisteredModel) -> Any:
+    def load(self, version: ServedVersion) -> Any:
         self.loads += 1
-        return self.inpainter[model.name] if isinstance(self.inpainter, dict) else self.inpainter
+        named = isinstance(self.inpainter, dict)
+        inpainter = self.inpainter[version.name] if named else self.inpainter
+        if isinstance(inpainter, Exception):
+            raise inpainter
+        return inpainter
 
 
 class Pictures:
@@ -197,6 +205,11 @@ class Server:
 
 
 @pytest.fixture(scope="session")
+def static_source() -> type[StaticSource]:
+    return StaticSource
+
+
+@pytest.fixture(scope="session")
 def pictures() -> Pictures:
     return Pictures()
 
@@ -261,9 +274,9 @@ def serving(inpainter: Inpainter) -> Callable[..., contextlib.AbstractContextMan
     @contextlib.contextmanager
     def serve(model: Any = inpainter, **changes: Any) -> Iterator[Server]:
         options = ServingOptions(**changes)
-        source = StaticSource(registered(), model)
+        source = StaticSource(model)
         shelf = ModelShelf(
-            options.model_names,
+            list(options.references),
             source=source,
             poll_s=options.poll_s,
             segment_side=options.segment_side,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import dataclasses
 import logging
 import threading
 import urllib.parse
@@ -15,7 +14,6 @@ import pytest
 import torch
 
 from rayfill.inference.inpainter import Inpainter
-from rayfill.runs.registry import RegisteredModel
 from rayfill_data.errors import RayfillError
 from rayfill_serving.models import ModelShelf
 from rayfill_serving.problems import ApiError
@@ -112,13 +110,13 @@ def test_a_failing_model_is_a_plain_500(
 
 
 def test_a_model_that_answers_nan_is_refused_by_the_shelf(
-    inpainter: Inpainter, caplog: Any
+    static_source: Any, inpainter: Inpainter, caplog: Any
 ) -> None:
     class NaN(torch.nn.Module):
         def forward(self, image: torch.Tensor, hole_mask: torch.Tensor) -> torch.Tensor:
             return image * float("nan")
 
-    source = Source("1", inpainter)
+    source = static_source(inpainter)
     shelf = ModelShelf(["rayfill"], source=source, poll_s=60)
     shelf.refresh()
     source.version, source.inpainter = "2", Inpainter(NaN(), name="nan")
@@ -137,40 +135,11 @@ def test_a_mistake_in_the_server_is_a_plain_500(serving: Any, monkeypatch: Any) 
         assert "division" not in answer.text
 
 
-class Source:
-    """A registry that tests move by hand."""
-
-    def __init__(self, version: str, inpainter: Any) -> None:
-        self.version = version
-        self.inpainter = inpainter
-        self.broken: Exception | None = None
-        self.loads = 0
-
-    def find(self, name: str) -> Any:
-        if self.broken is not None:
-            raise self.broken
-        return RegisteredModel(
-            name=name,
-            version=self.version,
-            run_id="r",
-            alias="champion",
-            scores={},
-            protocol={},
-            created_ms=0,
-        )
-
-    def load(self, model: Any) -> Any:
-        self.loads += 1
-        if isinstance(self.inpainter, Exception):
-            raise self.inpainter
-        return self.inpainter
-
-
 def test_the_alias_is_followed_in_the_background(serving: Any, good: tuple[bytes, bytes]) -> None:
     with serving(poll_s=0.01) as server:
         assert server.inpaint(*good).headers["x-model"] == "rayfill/1"
         server.shelf.follow()
-        server.source.model = dataclasses.replace(server.source.model, version="2", run_id="run-2")
+        server.source.version = "2"
         statuses = set()
         for _ in range(2000):
             answer = server.inpaint(*good)
@@ -184,8 +153,10 @@ def test_the_alias_is_followed_in_the_background(serving: Any, good: tuple[bytes
 
 
 @pytest.mark.parametrize("error", [RayfillError("hash differs"), OSError("disk"), MemoryError()])
-def test_a_bundle_that_cannot_be_used_leaves_the_old_model(error: Exception, caplog: Any) -> None:
-    source = Source("1", Faulty(None))
+def test_a_bundle_that_cannot_be_used_leaves_the_old_model(
+    static_source: Any, error: Exception, caplog: Any
+) -> None:
+    source = static_source(Faulty(None))
     shelf = ModelShelf(["rayfill"], source=source, poll_s=60)
     shelf.refresh()
     source.version, source.inpainter = "2", error
@@ -201,8 +172,8 @@ def test_a_bundle_that_cannot_be_used_leaves_the_old_model(error: Exception, cap
     assert shelf.get(None).label == "rayfill/3"
 
 
-def test_a_registry_that_is_away_leaves_the_old_model() -> None:
-    source = Source("1", Faulty(None))
+def test_a_registry_that_is_away_leaves_the_old_model(static_source: Any) -> None:
+    source = static_source(Faulty(None))
     shelf = ModelShelf(["rayfill"], source=source, poll_s=60)
     shelf.refresh()
     source.broken = ConnectionError("away")
@@ -222,18 +193,16 @@ def test_before_the_first_model_the_server_says_so(serving: Any, good: tuple[byt
 def test_a_name_in_any_script_travels_in_the_header(
     serving: Any, good: tuple[bytes, bytes]
 ) -> None:
-    with serving(models="夏 モデル") as server:
-        server.source.model = dataclasses.replace(
-            server.source.model, name="夏 モデル", version="2"
-        )
+    with serving(models="夏 モデル@champion") as server:
+        server.source.version = "2"
         server.shelf.refresh()
         answer = server.inpaint(*good, model="夏 モデル/2")
         assert answer.status_code == 200
         assert urllib.parse.unquote(answer.headers["x-model"]) == "夏 モデル/2"
 
 
-def test_several_models_by_name() -> None:
-    shelf = ModelShelf(["one", "two"], source=Source("4", Faulty(None)), poll_s=60)
+def test_several_models_by_name(static_source: Any) -> None:
+    shelf = ModelShelf(["one", "two"], source=static_source(Faulty(None), version="4"), poll_s=60)
     shelf.refresh()
     assert shelf.get(None).label == "one/4"
     assert shelf.get("two").label == "two/4"

@@ -22,8 +22,8 @@ def test_modules_that_replicas_may_import_come_with_the_options(
 
 
 def test_arguments_become_options() -> None:
-    options = parse_options({"models": "a, b,a", "replicas": "2", "timeout_s": "1.5"})
-    assert options.model_names == ("a", "b")
+    options = parse_options({"models": "a@x, telea,a@x", "replicas": "2", "timeout_s": "1.5"})
+    assert list(options.references) == ["a", "telea"]
     assert options.replicas == 2
     assert options.timeout_s == 1.5
     assert options.capacity == 2 * (options.threads + options.waiting)

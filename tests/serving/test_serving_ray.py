@@ -142,7 +142,9 @@ def test_a_joint_model_finds_what_is_clicked_on(
 def test_serve_answers_follows_the_alias_and_refuses(
     deployed: Callable[..., httpx.Client], registry: Registry, pictures: Any
 ) -> None:
-    client = deployed()
+    client = deployed(models=f"rayfill@champion,telea,mine={registry.bundle}")
+    served = client.get("/api/v1/models").json()["models"]
+    assert [model["name"] for model in served] == ["rayfill", "telea", "mine"]
     first = ask(client, pictures)
     assert first.status_code == 200
     assert first.headers["x-model"] == "rayfill/1"

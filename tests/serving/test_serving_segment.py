@@ -13,7 +13,6 @@ import torch
 from PIL import Image, ImageOps
 from scipy.ndimage import label as components
 
-from rayfill.runs.registry import RegisteredModel
 from rayfill_data.codec import to_nchw
 from rayfill_serving.models import ModelShelf
 
@@ -146,7 +145,9 @@ def test_a_large_photo_is_looked_at_scaled_down(
     assert overlap(mask, meant) > 0.85
 
 
-def test_the_side_is_that_of_training_unless_another_is_asked_for(joint: Any) -> None:
+def test_the_side_is_that_of_training_unless_another_is_asked_for(
+    static_source: Any, joint: Any
+) -> None:
     for protocol, asked, side in (
         ({"size": "96x64"}, 0, 96),
         ({"size": "8x8"}, 0, 32),
@@ -154,7 +155,7 @@ def test_the_side_is_that_of_training_unless_another_is_asked_for(joint: Any) ->
         ({}, 0, 512),
         ({"size": "96x64"}, 256, 256),
     ):
-        source = _Source(joint, protocol)
+        source = static_source(joint, protocol=protocol)
         shelf = ModelShelf(["rayfill"], source=source, poll_s=60, segment_side=asked)
         shelf.refresh()
         assert shelf.get_finder(None)[1].max_side == side
@@ -208,25 +209,3 @@ def _turned(array: np.ndarray, orientation: int) -> Image.Image:
     turned = ImageOps.exif_transpose(image)
     assert turned is not None
     return turned
-
-
-class _Source:
-    """A registry of one model with a protocol."""
-
-    def __init__(self, inpainter: Any, protocol: dict[str, str]) -> None:
-        self.inpainter = inpainter
-        self.protocol = protocol
-
-    def find(self, name: str) -> RegisteredModel:
-        return RegisteredModel(
-            name=name,
-            version="1",
-            run_id="r",
-            alias="champion",
-            scores={},
-            protocol=self.protocol,
-            created_ms=1,
-        )
-
-    def load(self, model: Any) -> Any:
-        return self.inpainter

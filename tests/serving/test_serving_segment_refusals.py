@@ -129,7 +129,9 @@ def test_mutants_of_photos(joint_server: Any, pictures: Any) -> None:
 def test_without_a_segmenter_the_models_that_have_one_are_named(
     serving: Any, inpainter: Any, joint: Any, good: Any
 ) -> None:
-    with serving({"plain": inpainter, "cars": joint}, models="plain,cars") as server:
+    with serving(
+        {"plain": inpainter, "cars": joint}, models="plain@champion,cars@champion"
+    ) as server:
         listed = server.client.get("/api/v1/models").json()
         assert [(model["name"], model["labels"]) for model in listed["models"]] == [
             ("plain", []),
