@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,6 @@ import pytest
 from rayfill.inference.baselines import BASELINES
 from rayfill.runs.references import (
     BASELINE_NAMES,
-    FILLS,
     MODELS,
     Kind,
     best_run,
@@ -91,38 +87,3 @@ def test_a_sweep_stands_for_its_best_run(tmp_path: Path) -> None:
         locate(parse_reference("sweep:day"), storage=str(tmp_path))
     with pytest.raises(RayfillError, match="No run of sweep 'bare' has a model"):
         best_run(sweep(tmp_path / "bare", {}))
-
-
-@pytest.mark.parametrize(
-    "args",
-    [
-        ["erase", "photo.jpg", "--mask", "photo.jpg", "-o", "out.png", "--model", "lama"],
-        ["train", "--train.init-from", "lama"],
-        ["train", "--model.name", "unett"],
-    ],
-    ids=" ".join,
-)
-def test_nonsense_is_refused_without_torch(args: list[str], tmp_path: Path) -> None:
-    (tmp_path / "photo.jpg").write_bytes(b"")
-    code = (
-        "import sys\n"
-        "from rayfill.cli.main import guarded, _dispatch\n"
-        "status = guarded(_dispatch, sys.argv[1:])\n"
-        "print(status, [name for name in ('torch', 'mlflow', 'ray') if name in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *args],
-        cwd=tmp_path,
-        env={**os.environ, "RAYFILL_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.stdout.strip() == "2 []", done.stderr
-    if "lama" in args:
-        with pytest.raises(ConfigError) as caught:
-            parse_reference("lama", allowed=FILLS if args[0] == "erase" else MODELS)
-        assert done.stderr.strip() == f"rayfill: {caught.value.problems[0]}"
-    else:
-        assert "Did you mean 'unet'?" in done.stderr

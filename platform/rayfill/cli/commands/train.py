@@ -51,7 +51,7 @@ def parse(args: Sequence[str]) -> RunConfig:
                 "name the bundle of the phase before with --train.init-from."
             ]
         )
-    if start := config.train.init_from:
+    if (start := config.train.init_from) is not None:
         # First: the other checks look into networks, which takes torch.
         parse_reference(start, allowed=MODELS)
     return check(config)
