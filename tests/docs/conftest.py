@@ -264,7 +264,7 @@ def make_pictures() -> Callable[[Path, Path], None]:
         rng = np.random.default_rng(0)
         mask = np.zeros((480, 640), np.uint8)
         mask[200:280, 260:380] = 255
-        for number in range(16):
+        for number in range(40):
             coarse = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
             photo = cv2.resize(coarse, (640, 480), interpolation=cv2.INTER_CUBIC)
             cv2.imwrite(str(home / f"photos/{number:02d}.jpg"), photo[::2, ::2])

@@ -63,6 +63,8 @@ PORTS = (
 SERVED = {"127.0.0.1:8000": "127.0.0.1:{0.served}"}
 JOB = {"127.0.0.1:8265": "127.0.0.1:{0.job}"}
 HEAD = "make head"
+#: The scale for the bundled photographs, with the labels of pairs.
+PAIRS = "scale smoke --model.label-names nothing person"
 #: Not run, since there is nothing to run.
 PART = "a part of a command, or its name: that it is understood is all there is to test"
 PROMOTE = "promote {0.version}"
@@ -132,7 +134,7 @@ RULES: dict[str, Run | str] = {
     r"experiments/attn_unet_sweep\.py --help": Run(),
     r"experiments/(mask_size_study|convmixer_cifar10)\.py": Run(more="--data.train-samples 64"),
     r"experiments/\w+\.py --scale (small|paper) --data\.uri .*": Run(
-        swaps={"scale small": "scale smoke", "scale paper": "scale smoke", "/cifar10": "/mine"}
+        swaps={"scale small": "scale smoke", "scale paper": PAIRS, "/cifar10": "/mine"}
     ),
     r"export RAY_AUTH_MODE=token .*": Run(swaps=JOB),
     r"(RAY_AUTH_MODE=token )?ray job submit .*experiments/attn_unet_sweep\.py.*": Run(
@@ -142,7 +144,7 @@ RULES: dict[str, Run | str] = {
     ),
     r"ray job submit .*experiments/mask_expansion_sweep\.py .*": Run(
         swaps={
-            "--scale paper": "--scale smoke",
+            "scale paper": PAIRS,
             "s3://bucket/pairs": "{0.root}/data/cache/coco_pairs256",
             "--scaling.use-gpu True": "",
         },
