@@ -20,7 +20,7 @@ from rayfill.runs.provenance import version_of
 from rayfill_data.codec import decode_mask, encode_png
 from rayfill_data.errors import ImageError
 from rayfill_data.masks.hole import dilate, erode
-from rayfill_serving.entry import Entry, within
+from rayfill_serving.admission import Admission, within
 from rayfill_serving.gate import Gate
 from rayfill_serving.guards import BodyLimit, HostGuard, Shield, problem_body, problem_headers
 from rayfill_serving.options import ServingOptions
@@ -78,9 +78,11 @@ def create_app(backend: Backend, options: ServingOptions) -> FastAPI:
     )
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
-    entry = Entry(capacity=options.capacity, timeout_s=options.timeout_s, telemetry=telemetry)
-    _add_inpaint(app, backend, entry=entry)
-    _add_segment(app, backend, entry=entry)
+    admission = Admission(
+        capacity=options.capacity, timeout_s=options.timeout_s, telemetry=telemetry
+    )
+    _add_inpaint(app, backend, admission=admission)
+    _add_segment(app, backend, admission=admission)
     _add_adjust_mask(app, options=options)
     _add_information(app, backend, options=options, telemetry=telemetry)
     _add_pages(app)
@@ -88,7 +90,7 @@ def create_app(backend: Backend, options: ServingOptions) -> FastAPI:
     return app
 
 
-def _add_inpaint(app: FastAPI, backend: Backend, *, entry: Entry) -> None:
+def _add_inpaint(app: FastAPI, backend: Backend, *, admission: Admission) -> None:
     @app.post(
         "/api/v1/inpaint",
         summary="Fill the hole in a photo",
@@ -109,21 +111,21 @@ def _add_inpaint(app: FastAPI, backend: Backend, *, entry: Entry) -> None:
         openapi_extra=form_schema(InpaintOptions, files=("image", "mask")),
     )
     async def inpaint(request: Request) -> Response:
-        upload = await entry.read(request, files=("image", "mask"))
+        upload = await admission.read(request, files=("image", "mask"))
         job = InpaintJob(
             image=upload.files["image"],
             mask=upload.files["mask"],
             options=read_options(upload, InpaintOptions),
         )
         started = time.perf_counter()
-        reply = await entry.ask(backend.inpaint, job)
+        reply = await admission.ask(backend.inpaint, job)
         if isinstance(reply, Problem):
             return _answer(reply)
         headers = {**_about(reply, started=started), **_notes(reply.notes)}
         return Response(reply.body, media_type=reply.media_type, headers=headers)
 
 
-def _add_segment(app: FastAPI, backend: Backend, *, entry: Entry) -> None:
+def _add_segment(app: FastAPI, backend: Backend, *, admission: Admission) -> None:
     @app.post(
         "/api/v1/segment",
         summary="Make the mask of what was clicked on",
@@ -147,10 +149,10 @@ def _add_segment(app: FastAPI, backend: Backend, *, entry: Entry) -> None:
         openapi_extra=form_schema(SegmentOptions, files=("image",), json_texts=("clicks",)),
     )
     async def segment(request: Request) -> Response:
-        upload = await entry.read(request, files=("image",), json_texts=("clicks",))
+        upload = await admission.read(request, files=("image",), json_texts=("clicks",))
         job = SegmentJob(image=upload.files["image"], options=read_options(upload, SegmentOptions))
         started = time.perf_counter()
-        reply = await entry.ask(backend.segment, job)
+        reply = await admission.ask(backend.segment, job)
         if isinstance(reply, Problem):
             return _answer(reply)
         headers = {**_about(reply, started=started), "X-Found": str(int(bool(reply.labels)))}

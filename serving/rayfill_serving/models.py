@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rayfill.inference.clicks import Finder, trained_side
+from rayfill.inference.clicks import ObjectFinder, trained_side
 from rayfill.inference.inpainter import Inpainter
 from rayfill.models.joint import JointModel
 from rayfill_data.errors import RayfillError
@@ -37,7 +37,7 @@ class LoadedModel:
 
     served: ServedVersion
     inpainter: Inpainter
-    finder: Finder | None = None
+    finder: ObjectFinder | None = None
     """The segmenter, of models that have one."""
 
     @property
@@ -106,7 +106,7 @@ class ModelShelf:
             raise ApiError("unknown_model")
         return model
 
-    def get_finder(self, wanted: str | None) -> tuple[LoadedModel, Finder]:
+    def get_finder(self, wanted: str | None) -> tuple[LoadedModel, ObjectFinder]:
         """Return the model of that name, which has a segmenter; by default the first that has one.
 
         Raises:
@@ -150,12 +150,12 @@ class ModelShelf:
         self._said.pop(name, None)
         logger.info("%s: serving version %s", name, found.version)
 
-    def _finder(self, inpainter: Inpainter, served: ServedVersion) -> Finder | None:
+    def _finder(self, inpainter: Inpainter, served: ServedVersion) -> ObjectFinder | None:
         if not isinstance(inpainter.model, JointModel):
             return None
         protocol = served.registered.protocol if served.registered else {}
         side = self._segment_side or trained_side(protocol)
-        return Finder(inpainter.model, device=str(inpainter.device), max_side=side)
+        return ObjectFinder(inpainter.model, device=str(inpainter.device), max_side=side)
 
     def _say(self, name: str, line: str, error: Exception | None = None) -> None:
         if self._said.get(name) != line:  # a line once, not one every two seconds
@@ -163,7 +163,7 @@ class ModelShelf:
             logger.warning("%s", line, exc_info=error)
 
 
-def _try_out(inpainter: Inpainter, finder: Finder | None) -> None:
+def _try_out(inpainter: Inpainter, finder: ObjectFinder | None) -> None:
     """Fill one small hole, and look: the first request shall neither warm up nor find NaN."""
     photo = np.full((_WARM_UP_PX, _WARM_UP_PX, 3), 128, np.uint8)
     hole = np.zeros((_WARM_UP_PX, _WARM_UP_PX), np.uint8)

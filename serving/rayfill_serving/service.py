@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
-from rayfill.inference.clicks import Finder, click_outside
+from rayfill.inference.clicks import ObjectFinder, click_outside
 from rayfill_data.codec import decode_mask, decode_photo, encode_png
 from rayfill_data.errors import ImageError
 from rayfill_serving.models import LoadedModel, ModelShelf
@@ -108,7 +108,9 @@ class InpaintService:
             notes=reading.notes,
         )
 
-    def _find(self, job: SegmentJob, model: LoadedModel, finder: Finder) -> SegmentReply | Problem:
+    def _find(
+        self, job: SegmentJob, model: LoadedModel, finder: ObjectFinder
+    ) -> SegmentReply | Problem:
         try:
             photo = decode_photo(job.image, max_pixels=self._max_pixels)
         except ImageError as error:

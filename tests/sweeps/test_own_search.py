@@ -52,7 +52,7 @@ class Notes(Searcher):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[tuple[str, dict[str, Any] | None, bool]] = []
+        self.observations: list[tuple[str, dict[str, Any] | None, bool]] = []
         self.properties: tuple[Any, ...] = ()
 
     def set_search_properties(self, metric: Any, mode: Any, config: Any, **_: Any) -> bool:
@@ -63,7 +63,7 @@ class Notes(Searcher):  # type: ignore[misc]
         return {"train.learning_rate": 1e-3 * (1 + int(trial_id)), "loss.terms": "mse"}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        self.told.append((trial_id, result, error))
+        self.observations.append((trial_id, result, error))
 
 
 @pytest.mark.usefixtures("ray_local")
@@ -97,11 +97,14 @@ def test_a_sweep_with_a_scheduler_and_a_searcher_of_ones_own(
     metric = "val/hole_psnr"
     assert searcher.properties == (metric, "max", {"train.learning_rate", "loss.terms"})
     # It learns of a trial before it is asked for the next; nobody asks after the last.
-    assert [(name, error) for name, _, error in searcher.told] == [("0", False), ("1", False)]
+    assert [(name, error) for name, _, error in searcher.observations] == [
+        ("0", False),
+        ("1", False),
+    ]
     scores = {entry.name: entry for entry in result.leaderboard.entries}
     assert set(scores) >= set(result.outcomes)
-    assert all(told[metric] > 0 for _, told, _ in searcher.told if told)
-    assert [told["training_iteration"] for _, told, _ in searcher.told if told] == [3, 1]
+    assert all(told[metric] > 0 for _, told, _ in searcher.observations if told)
+    assert [told["training_iteration"] for _, told, _ in searcher.observations if told] == [3, 1]
 
 
 def test_optuna_of_tune_searches_every_kind_of_axis() -> None:

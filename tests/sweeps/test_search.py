@@ -14,10 +14,10 @@ import pytest
 from rayfill.config.run import RunConfig, flatten, replace, to_dict
 from rayfill.models.pretrained import Availability
 from rayfill.runs.folder import Outcome
-from rayfill.sweeps.draft import draft_search, tell_earlier
+from rayfill.sweeps.draft import draft_search, earlier_observations
 from rayfill.sweeps.plan import Plan, make_trial, open_plan, plan_trials
 from rayfill.sweeps.population import explore
-from rayfill.sweeps.search import Told, next_by_optuna, next_random
+from rayfill.sweeps.search import Observation, next_by_optuna, next_random
 from rayfill.sweeps.space import (
     IntRange,
     LogUniform,
@@ -51,13 +51,13 @@ def oracle(point: Point) -> float:
     )
 
 
-def search(seed: int, count: int) -> list[Told]:
-    told: list[Told] = []
+def search(seed: int, count: int) -> list[Observation]:
+    observations: list[Observation] = []
     for number in range(count):
-        point = next_by_optuna(SPACE, told=told, seed=seed, number=number)
+        point = next_by_optuna(SPACE, observations=observations, seed=seed, number=number)
         assert point is not None
-        told.append(Told(point=point, scores={1: oracle(point)}, status="finished"))
-    return told
+        observations.append(Observation(point=point, scores={1: oracle(point)}, status="finished"))
+    return observations
 
 
 def test_points_lie_within_their_ranges_and_follow_from_the_seed() -> None:
@@ -79,7 +79,7 @@ def test_points_lie_within_their_ranges_and_follow_from_the_seed() -> None:
 def test_optuna_finds_better_points_than_chance() -> None:
     by_optuna, by_chance = [], []
     for seed in range(8):
-        by_optuna.append(max(told.best for told in search(seed, 40)))
+        by_optuna.append(max(observations.best for observations in search(seed, 40)))
         points: list[Point] = []
         for number in range(40):
             point = next_random(SPACE, tried=points, seed=seed, number=number)
@@ -91,22 +91,25 @@ def test_optuna_finds_better_points_than_chance() -> None:
 
 
 def test_optuna_proposes_the_same_of_the_same_results_whatever_was_asked_before() -> None:
-    told = search(3, 12)
-    assert [one.point for one in search(3, 12)] == [one.point for one in told]
-    assert next_by_optuna(SPACE, told=told[:9], seed=3, number=9) == told[9].point
+    observations = search(3, 12)
+    assert [one.point for one in search(3, 12)] == [one.point for one in observations]
+    assert (
+        next_by_optuna(SPACE, observations=observations[:9], seed=3, number=9)
+        == observations[9].point
+    )
 
 
 def test_all_kinds_of_results_are_told() -> None:
-    told = search(0, 10)
-    point = told[0].point
+    observations = search(0, 10)
+    point = observations[0].point
     mixed = [
-        *told,
-        Told(point=point, scores={1: 1.0, 2: math.nan}, status="stopped"),
-        Told(point=point, scores={1: math.nan}, status="finished"),
-        Told(point=point, status="failed"),
-        Told(point=point, scores={1: 3.0}),
+        *observations,
+        Observation(point=point, scores={1: 1.0, 2: math.nan}, status="stopped"),
+        Observation(point=point, scores={1: math.nan}, status="finished"),
+        Observation(point=point, status="failed"),
+        Observation(point=point, scores={1: 3.0}),
     ]
-    assert next_by_optuna(SPACE, told=mixed, seed=0, number=14) is not None
+    assert next_by_optuna(SPACE, observations=mixed, seed=0, number=14) is not None
     assert math.isnan(mixed[-2].best)
 
 
@@ -114,8 +117,8 @@ def test_a_space_that_is_used_up_gives_no_more_points() -> None:
     space = {"model.name": ("unet", "attention_unet")}
     tried: list[Point] = [{"model.name": 0}, {"model.name": 1}]
     assert next_random(space, tried=tried, seed=0, number=2) is None
-    told = [Told(point=point, scores={1: 1.0}, status="finished") for point in tried]
-    assert next_by_optuna(space, told=told, seed=0, number=2) is None
+    observations = [Observation(point=point, scores={1: 1.0}, status="finished") for point in tried]
+    assert next_by_optuna(space, observations=observations, seed=0, number=2) is None
     draft = draft_search(RunConfig(), space, options=SweepOptions(search="random", trials=5))
     assert len(draft.trials) == 2
     assert draft.notes == ["The space has no more than 2 points to try."]
@@ -295,16 +298,22 @@ def test_earlier_trials_are_told_where_they_are_comparable(tmp_path: Path) -> No
         bundle = Path(folder.bundle)
         bundle.mkdir()
         (bundle / "config.json").write_text(json.dumps({"extra": {"dataset_hash": dataset}}))
-    told, note = tell_earlier("old", space=space, base=base, dataset_hash="a")
-    assert [one.point["loss.terms"] for one in told] == [0, 1]
-    assert told[0].best == 20.0
+    observations, note = earlier_observations("old", space=space, base=base, dataset_hash="a")
+    assert [one.point["loss.terms"] for one in observations] == [0, 1]
+    assert observations[0].best == 20.0
     assert "knew 2 of 5 trials of old" in note
     assert "2 lie outside the space" in note
     assert "1 have no result on this dataset" in note
     with pytest.raises(RayfillError, match="no trial can be used"):
-        tell_earlier("old", space=space, base=base, dataset_hash="c")
+        earlier_observations("old", space=space, base=base, dataset_hash="c")
     with pytest.raises(RayfillError, match="There is no sweep 'older'"):
-        tell_earlier("older", space=space, base=base, dataset_hash="a")
-    kept = Plan(name="new", storage=str(tmp_path), trials=[], search={"kind": "optuna"}, told=told)
+        earlier_observations("older", space=space, base=base, dataset_hash="a")
+    kept = Plan(
+        name="new",
+        storage=str(tmp_path),
+        trials=[],
+        search={"kind": "optuna"},
+        observations=observations,
+    )
     open_plan(kept, resume=False)
-    assert open_plan(kept, resume=True).told == told
+    assert open_plan(kept, resume=True).observations == observations

@@ -120,7 +120,7 @@ def test_continued_trials_equal_longer_ones(small_run: RunConfig, home: Path) ->
         epochs=2,
         best=1,
         names=(),
-        course="continue",
+        schedule="continue",
         options=SweepOptions(scheduler="none"),
         resume=False,
     )
@@ -197,7 +197,7 @@ def test_earlier_results_and_weights_are_taken_along(small_run: RunConfig, home:
     sweep = dataclasses.replace(sweep, base=replace(sweep.base, {"name": "t"}))
     _, said = run(sweep)
     plan = plan_of(home, "t")
-    assert len(plan.told) == 2
+    assert len(plan.observations) == 2
     assert "The search knew 2 of 2 trials of s." in said
     (trial,) = plan.trials
     assert trial.train.init_from == "sweep:s"  # what was asked for is the record

@@ -165,7 +165,7 @@ def test_finished_trials_are_continued_best_first(ended: Plan) -> None:
     assert run.train.schedule_epochs is None
     assert run.train.continue_from == f"{ended.storage}/s/02"
     assert [run.name for run in continued(ended, best=1).runs] == ["02+20"]
-    (stopped,) = continued(ended, names=("03",), course="restart").runs
+    (stopped,) = continued(ended, names=("03",), schedule="restart").runs
     assert stopped.train.schedule_epochs == (1, 21)
 
 

@@ -23,7 +23,7 @@ from rayfill_data.prepared.reader import read_manifest
 from rayfill_data.prepared.writer import DatasetWriter, check_replaceable, open_writer
 from rayfill_data.progress import ProgressCallback, show_progress
 from rayfill_data.sources import SourceSpec, find_source
-from rayfill_data.sources.spec import Plan, Task
+from rayfill_data.sources.spec import SourcePlan, Task
 
 #: Rows that travel from workers to the driver; a task that failed has a reason and no image.
 _RESULT_SCHEMA = pa.schema(
@@ -89,7 +89,7 @@ def prepare(
 
 
 def _finished(
-    writer: DatasetWriter, plan: Plan, identity: dict[str, Any], sizes: set[tuple[int, int]]
+    writer: DatasetWriter, plan: SourcePlan, identity: dict[str, Any], sizes: set[tuple[int, int]]
 ) -> Manifest:
     """Write the manifest of what was written, if it is complete."""
     height, width = sizes.pop() if len(sizes) == 1 else (0, 0)
@@ -176,7 +176,7 @@ class _Renderer:
 
 
 def _render_all(
-    plan: Plan,
+    plan: SourcePlan,
     spec: SourceSpec,
     options: Any,
     seed: int,

@@ -11,7 +11,7 @@ from rayfill_data.contract import SPLITS
 from rayfill_data.sources.files import inputs_hash, list_pictures, refuse, same_bytes, some
 from rayfill_data.sources.holes import MaskOptions, with_mask_files
 from rayfill_data.sources.pictures import render_picture
-from rayfill_data.sources.spec import Plan, Sample, SourceSpec, Task
+from rayfill_data.sources.spec import Sample, SourcePlan, SourceSpec, Task
 from rayfill_data.sources.splits import SplitOptions, unit_hash
 
 #: Field_b017 is number b017 of class Field; Field017 and Field-17 are of it too.
@@ -26,7 +26,7 @@ class AerialOptions(MaskOptions, SplitOptions):
     """Folder or URI with one subfolder per class, or with files named by class and number."""
 
 
-def plan(options: AerialOptions, seed: int) -> Plan:
+def plan(options: AerialOptions, seed: int) -> SourcePlan:
     """Sort the photos into classes and split every class by a stable hash of its photos' names.
 
     Raises:
@@ -59,7 +59,7 @@ def plan(options: AerialOptions, seed: int) -> Plan:
         pairs = [f"{name} = {same[name]}" for name in double]
         problems.append(f"{len(double)} photos in two classes: {some(pairs)}. Keep one of each.")
     refuse(options.root, problems)
-    found = Plan(
+    found = SourcePlan(
         tasks=tuple(_tasks(members, options)),
         inputs_hash=inputs_hash(photos),
         size=options.size,

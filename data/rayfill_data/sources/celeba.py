@@ -21,7 +21,7 @@ from rayfill_data.sources.files import (
 )
 from rayfill_data.sources.holes import MaskOptions, with_mask_files
 from rayfill_data.sources.pictures import render_picture
-from rayfill_data.sources.spec import Plan, Sample, SourceSpec, Task
+from rayfill_data.sources.spec import Sample, SourcePlan, SourceSpec, Task
 from rayfill_data.sources.splits import SizeOptions, unit_hash
 
 _IMAGES = "img_align_celeba"
@@ -46,7 +46,7 @@ class CelebaOptions(MaskOptions, SizeOptions):
     """Take this many training faces (report P3's first phase: 50000); None takes all."""
 
 
-def plan(options: CelebaOptions, seed: int) -> Plan:
+def plan(options: CelebaOptions, seed: int) -> SourcePlan:
     """Hold the official list against the folder.
 
     Raises:
@@ -74,7 +74,7 @@ def plan(options: CelebaOptions, seed: int) -> Plan:
         f"{lists[0]} names no {split} faces." for split in SPLITS if split not in splits.values()
     ]
     refuse(options.root, problems)
-    found = Plan(
+    found = SourcePlan(
         tasks=tuple(_tasks(splits, folder[len(root) + 1 :], options.max_train)),
         inputs_hash=inputs_hash(faces, _only(list_files(root), lists[0])),
         size=options.size,

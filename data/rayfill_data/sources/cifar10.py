@@ -29,7 +29,7 @@ from rayfill_data.sources.files import (
 from rayfill_data.sources.holes import MaskOptions, with_mask_files
 from rayfill_data.sources.parquet import column_problems, parquet_files, read_rows, row_bytes
 from rayfill_data.sources.pictures import centre, decode_at_least, with_drawn_hole
-from rayfill_data.sources.spec import Plan, Sample, SourceSpec, Task
+from rayfill_data.sources.spec import Sample, SourcePlan, SourceSpec, Task
 from rayfill_data.sources.splits import SizeOptions, unit_hash
 
 _FOLDER = "cifar-10-batches-py"
@@ -60,7 +60,7 @@ class Cifar10Options(MaskOptions, SizeOptions):
     named: ClassVar[bool] = False
 
 
-def plan(options: Cifar10Options, seed: int) -> Plan:
+def plan(options: Cifar10Options, seed: int) -> SourcePlan:
     """List the rows, drop training pictures that are test pictures too, and hold out validation.
 
     Raises:
@@ -95,7 +95,7 @@ def plan(options: Cifar10Options, seed: int) -> Plan:
         for path, split, digest in rows
         if split == "test" or digest not in test
     )
-    found = Plan(
+    found = SourcePlan(
         tasks=tasks,
         inputs_hash=stamp,
         size=options.size,

@@ -19,7 +19,7 @@ from rayfill_data.sources.files import (
 )
 from rayfill_data.sources.holes import mask_notes, read_mask
 from rayfill_data.sources.pictures import crop_to_hole, decode_at_least, fit_frame
-from rayfill_data.sources.spec import Plan, Sample, SourceSpec, Task
+from rayfill_data.sources.spec import Sample, SourcePlan, SourceSpec, Task
 from rayfill_data.sources.splits import SplitOptions
 from rayfill_data.sources.triplets import (
     SomeSamples,
@@ -62,7 +62,7 @@ class DefactoOptions(SplitOptions):
     """Share of the samples that may be unusable: some of the published masks are empty."""
 
 
-def plan(options: DefactoOptions, seed: int) -> Plan:
+def plan(options: DefactoOptions, seed: int) -> SourcePlan:
     """Pair pictures, masks and COCO photos, and split them by COCO photo.
 
     Raises:
@@ -99,7 +99,7 @@ def plan(options: DefactoOptions, seed: int) -> Plan:
         options.max_samples,
         {"input": inputs, "mask": stems["mask"], "target": targets},
     )
-    return Plan(
+    return SourcePlan(
         tasks=tasks,
         inputs_hash=inputs_hash(*listings.values(), extra=sorted(inputs.values())),
         size=options.size,

@@ -23,7 +23,7 @@ from rayfill_data.sources.pictures import (
     render_picture,
     without_object,
 )
-from rayfill_data.sources.spec import HoleKind, Plan, Sample, SourceSpec, Task, is_object
+from rayfill_data.sources.spec import HoleKind, Sample, SourcePlan, SourceSpec, Task, is_object
 from rayfill_data.sources.splits import SplitOptions, split_sources
 
 _DONORS = 2
@@ -48,7 +48,7 @@ class FolderOptions(MaskOptions, SplitOptions):
     also: ClassVar[tuple[str, ...]] = tuple(_OBJECT_SHARE)
 
 
-def plan(options: FolderOptions, seed: int) -> Plan:
+def plan(options: FolderOptions, seed: int) -> SourcePlan:
     """List the pictures and split them by a stable hash of their relative path.
 
     Files with the same bytes are one source, so that copies never lie in two splits.
@@ -73,7 +73,7 @@ def plan(options: FolderOptions, seed: int) -> Plan:
     # folder would cost as much as preparing it.
     stamps = (f"{name}\0{file.size}\0{file.mtime_ns}\n" for name, file in files.items())
     digest = hashlib.sha256("".join(sorted(stamps)).encode("utf-8", "surrogateescape"))
-    found = Plan(
+    found = SourcePlan(
         tasks=_tasks(sources, options, seed),
         inputs_hash=digest.hexdigest(),
         size=options.size,

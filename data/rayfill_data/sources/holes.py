@@ -22,7 +22,7 @@ from rayfill_data.errors import DatasetError, ImageError, unknown_name
 from rayfill_data.masks.hole import RatioRange, sample_rng
 from rayfill_data.masks.shapes import IRREGULAR_RATIO, MASKS, draw_mask
 from rayfill_data.sources.files import Listed, list_pictures, read_file, refuse, some
-from rayfill_data.sources.spec import Plan, Task
+from rayfill_data.sources.spec import SourcePlan, Task
 
 #: Photographs and masks from disk may be larger than uploads.
 MAX_FILE_PIXELS = 80 * 10**6
@@ -95,7 +95,7 @@ def drawn_hole(
     return draw_mask(name, height, width, rng=rng, ratio_range=options.mask_ratio)
 
 
-def with_mask_files(plan: Plan, options: MaskOptions, seed: int) -> Plan:
+def with_mask_files(plan: SourcePlan, options: MaskOptions, seed: int) -> SourcePlan:
     """Give every sample without an object its mask file, where the options name a folder.
 
     Raises:
@@ -199,7 +199,7 @@ def _random_file(
     return moved
 
 
-def _drawn(plan: Plan, files: dict[str, Listed], seed: int) -> list[str]:
+def _drawn(plan: SourcePlan, files: dict[str, Listed], seed: int) -> list[str]:
     """Draw a mask for every task; which one depends on the task's name alone."""
     names = sorted(files)
     return [
@@ -208,7 +208,7 @@ def _drawn(plan: Plan, files: dict[str, Listed], seed: int) -> list[str]:
     ]
 
 
-def _paired(plan: Plan, files: dict[str, Listed], folder: str) -> list[str]:
+def _paired(plan: SourcePlan, files: dict[str, Listed], folder: str) -> list[str]:
     """Find the mask of every photo by its relative path without ending."""
     by_stem = {stem(name): name for name in files}
     wanted = {stem(task.path) for task in plan.tasks}

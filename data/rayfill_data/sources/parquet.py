@@ -26,7 +26,7 @@ from rayfill_data.sources.files import (
 )
 from rayfill_data.sources.holes import MaskOptions, with_mask_files
 from rayfill_data.sources.pictures import centre, decode_at_least, with_drawn_hole
-from rayfill_data.sources.spec import Plan, Sample, SourceSpec, Task
+from rayfill_data.sources.spec import Sample, SourcePlan, SourceSpec, Task
 from rayfill_data.sources.splits import SplitOptions, split_sources
 
 #: Other names that split columns use.
@@ -65,7 +65,7 @@ class Row:
     """The other columns that were asked for."""
 
 
-def plan(options: ParquetOptions, seed: int) -> Plan:
+def plan(options: ParquetOptions, seed: int) -> SourcePlan:
     """Read every row but keep no picture, and split by photo or as a column says.
 
     Raises:
@@ -96,7 +96,7 @@ def plan(options: ParquetOptions, seed: int) -> Plan:
         )
         for row, photo in zip(rows, photos, strict=True)
     )
-    found = Plan(
+    found = SourcePlan(
         tasks=tasks,
         inputs_hash=inputs_hash(files),
         size=options.size,

@@ -29,7 +29,7 @@ from rayfill_data.masks.copy_paste import paste, random_cutout, random_window
 from rayfill_data.masks.hole import sample_rng
 from rayfill_data.sources.holes import MaskOptions, drawn_hole, with_mask_files
 from rayfill_data.sources.pictures import PASTED_LABELS, pasted, without_object
-from rayfill_data.sources.spec import Plan, Sample, SourceSpec, Task, is_object
+from rayfill_data.sources.spec import Sample, SourcePlan, SourceSpec, Task, is_object
 
 #: The shortest side among the photographs is 300 pixels.
 MAX_SIZE = 256
@@ -92,7 +92,7 @@ class PhotosOptions(MaskOptions):
     named: ClassVar[bool] = False
 
 
-def plan(options: PhotosOptions, seed: int) -> Plan:
+def plan(options: PhotosOptions, seed: int) -> SourcePlan:
     """Draw a photograph for every crop; crop number i does not depend on how many are asked for."""
     tasks = [
         _task(split, index, options, seed)
@@ -103,7 +103,7 @@ def plan(options: PhotosOptions, seed: int) -> Plan:
     for photos in _PHOTOS.values():
         for photo in photos:
             digest.update(hashlib.sha256(_read(photo)).digest())
-    found = Plan(
+    found = SourcePlan(
         tasks=tuple(tasks),
         inputs_hash=digest.hexdigest(),
         size=options.size,

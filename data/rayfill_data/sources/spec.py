@@ -53,7 +53,7 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SourcePlan:
     """Everything a source will make."""
 
     tasks: tuple[Task, ...]
@@ -76,7 +76,7 @@ class SourceSpec:
     """A source: its options, and what it does with them."""
 
     options_type: type[Any]
-    plan: Callable[[Any, int], Plan]
+    plan: Callable[[Any, int], SourcePlan]
     """(options, seed) -> plan; cheap, on the driver."""
     render: Callable[[Task, Any, int], Sample]
     """(task, options, seed) -> sample; on a worker. Raises RayfillError or OSError to reject."""

@@ -24,7 +24,7 @@ from rayfill_data.sources.files import (
 )
 from rayfill_data.sources.holes import mask_notes, read_mask, stem
 from rayfill_data.sources.pictures import crop_to_hole, decode_at_least, fit_frame
-from rayfill_data.sources.spec import Plan, Sample, SourceSpec, Task
+from rayfill_data.sources.spec import Sample, SourcePlan, SourceSpec, Task
 from rayfill_data.sources.splits import SplitOptions, split_sources, unit_hash
 
 #: A limit that leaves a sample for every split.
@@ -67,7 +67,7 @@ class TripletsOptions(SplitOptions):
                 yield f"photo_pattern {pattern!r} has no group; put what names the photo in (...)."
 
 
-def plan(options: TripletsOptions, seed: int) -> Plan:
+def plan(options: TripletsOptions, seed: int) -> SourcePlan:
     """Pair the files of the three folders and split them by photo.
 
     Raises:
@@ -87,7 +87,7 @@ def plan(options: TripletsOptions, seed: int) -> Plan:
     problems += too_few(photos)
     refuse("The triplets", problems)
     tasks = split_tasks(photos, options, options.max_samples, stems)
-    return Plan(
+    return SourcePlan(
         tasks=tasks,
         inputs_hash=inputs_hash(*listings.values()),
         size=options.size,

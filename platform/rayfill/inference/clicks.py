@@ -44,7 +44,7 @@ class FoundByClicks:
     """What it is, by the segmenter's names, the largest first; empty where nothing was found."""
 
 
-class Finder:
+class ObjectFinder:
     """The segmenter of a joint model, ready for photographs: any size in, its mask out.
 
     Photographs whose longest side exceeds ``max_side`` are shown to the segmenter scaled down by

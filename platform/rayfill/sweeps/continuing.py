@@ -12,11 +12,11 @@ from rayfill.sweeps.spec import Sweep, SweepOptions, WinnerOptions
 from rayfill_data.checks import Count, value_problems
 from rayfill_data.errors import ConfigError, RayfillError, unknown_name
 
-Course = Literal["continue", "restart"]
+Schedule = Literal["continue", "restart"]
 
-_COURSES = {
+_SCHEDULES = {
     "continue": "the learning rate goes on as if the runs had been planned that long",
-    "restart": "the learning rate begins its course again, warm-up included",
+    "restart": "the learning rate begins its schedule again, warm-up included",
 }
 
 
@@ -26,7 +26,7 @@ def continued_sweep(
     epochs: int,
     best: int | None,
     names: Sequence[str],
-    course: Course,
+    schedule: Schedule,
     options: SweepOptions,
     resume: bool,
 ) -> Sweep:
@@ -37,7 +37,7 @@ def continued_sweep(
         epochs: To train besides those that were done.
         best: So many, by validation; None is all.
         names: These trials, also such as were stopped early; otherwise all that finished.
-        course: Whether the learning rate goes on or begins again; the same where it is constant.
+        schedule: Whether the learning rate goes on or begins again; the same where it is constant.
         options: Limits.
         resume: Go on with an interrupted continuation.
 
@@ -57,7 +57,7 @@ def continued_sweep(
     if problems:
         raise ConfigError(problems)
     parents = _chosen(plan, best=best, names=names)
-    runs = [_going_on(parent, plan=plan, epochs=epochs, course=course) for parent in parents]
+    runs = [_going_on(parent, plan=plan, epochs=epochs, schedule=schedule) for parent in parents]
     return Sweep(
         base=replace(runs[0], {"name": f"{plan.name}-continued", "train.continue_from": None}),
         runs=runs,
@@ -65,8 +65,8 @@ def continued_sweep(
         options=options,
         winner=WinnerOptions(epochs=0),
         notes=[
-            f"Trials of {plan.name} trained for {epochs} more epochs; {_COURSES[course]}. Rows of "
-            "kind earlier are the same runs before."
+            f"Trials of {plan.name} trained for {epochs} more epochs; {_SCHEDULES[schedule]}. Rows "
+            "of kind earlier are the same runs before."
         ],
         resume=resume,
     )
@@ -111,7 +111,7 @@ def _chosen(plan: Plan, *, best: int | None, names: Sequence[str]) -> list[RunCo
     return sorted(ended, key=score, reverse=True)[:best]
 
 
-def _going_on(parent: RunConfig, *, plan: Plan, epochs: int, course: Course) -> RunConfig:
+def _going_on(parent: RunConfig, *, plan: Plan, epochs: int, schedule: Schedule) -> RunConfig:
     folder = plan.run_folder(parent)
     done = folder.checkpoint_meta().get("epoch")
     if done is None:
@@ -124,7 +124,7 @@ def _going_on(parent: RunConfig, *, plan: Plan, epochs: int, course: Course) -> 
             "train.epochs": done + epochs,
             "train.continue_from": folder.uri,
             "train.init_from": None,
-            "train.schedule_epochs": (done, done + epochs) if course == "restart" else None,
+            "train.schedule_epochs": (done, done + epochs) if schedule == "restart" else None,
             "scaling.use_gpu": None,  # settled for this cluster, not for that one
         },
     )

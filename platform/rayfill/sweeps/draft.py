@@ -23,10 +23,10 @@ from rayfill.sweeps.plan import (
     why_untrainable,
 )
 from rayfill.sweeps.population import Population, first_generation, population_problems
-from rayfill.sweeps.search import Told
+from rayfill.sweeps.search import Observation
 from rayfill.sweeps.searcher import SearcherTrials
 from rayfill.sweeps.space import RANGES, Point, Space, describe_space, find_point
-from rayfill.sweeps.trials import OptunaTrials, PlannedTrials, told_of
+from rayfill.sweeps.trials import OptunaTrials, PlannedTrials, observation_of
 from rayfill_data.checks import check_all
 from rayfill_data.errors import ConfigError, RayfillError
 
@@ -155,9 +155,9 @@ def make_source(
     return PlannedTrials(plan)
 
 
-def tell_earlier(
+def earlier_observations(
     name: str, *, space: Space, base: RunConfig, dataset_hash: str
-) -> tuple[list[Told], str]:
+) -> tuple[list[Observation], str]:
     """Return what trials of another sweep say of points of this space, and a note about them.
 
     Args:
@@ -170,7 +170,7 @@ def tell_earlier(
         RayfillError: no such sweep, or no trial of it that can be used.
     """
     plan = read_earlier(name, storage=str(base.storage))
-    told: list[Told] = []
+    observations: list[Observation] = []
     why_not: dict[str, int] = {}
     for trial in plan.trials:
         point = find_point(space, flatten(to_dict(trial)))
@@ -181,17 +181,18 @@ def tell_earlier(
         elif _dataset_of(plan.run_folder(trial)) != dataset_hash:
             reason = "have no result on this dataset"
         else:
-            one = told_of(trial, folder=plan.run_folder(trial), point=point)
+            one = observation_of(trial, folder=plan.run_folder(trial), point=point)
             if one.status in ("finished", "stopped") and math.isfinite(one.best):
-                told.append(one)
+                observations.append(one)
                 continue
             reason = "did not end"
         why_not[reason] = why_not.get(reason, 0) + 1
     left_out = "".join(f"; {count} {reason}" for reason, count in why_not.items())
-    note = f"The search knew {len(told)} of {len(plan.trials)} trials of {plan.name}{left_out}."
-    if not told:
+    known = f"{len(observations)} of {len(plan.trials)}"
+    note = f"The search knew {known} trials of {plan.name}{left_out}."
+    if not observations:
         raise RayfillError(f"sweep.warm_from {name!r}: no trial can be used{left_out}.")
-    return told, note
+    return observations, note
 
 
 def read_earlier(name: str, *, storage: str) -> Plan:

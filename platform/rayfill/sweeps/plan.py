@@ -15,7 +15,7 @@ from typing import Any
 from rayfill.config.run import RunConfig, flatten, from_dict, replace, to_dict, written
 from rayfill.runs.folder import RunFolder
 from rayfill.runs.sweep_folder import SweepFolder, newest_sweep, sweep_number
-from rayfill.sweeps.search import Told, next_random
+from rayfill.sweeps.search import Observation, next_random
 from rayfill.sweeps.space import RANGES, Point, Space, Variant, changes_of, values_at
 from rayfill_data.checks import check_all
 from rayfill_data.errors import ConfigError, RayfillError, redact_uri
@@ -33,7 +33,7 @@ class Plan:
     """What the trials were planned from, in plain values: a resumed sweep must give the same."""
     points: list[Point] = dataclasses.field(default_factory=list)
     """Where in the space each trial lies, if a search chose it."""
-    told: list[Told] = dataclasses.field(default_factory=list)
+    observations: list[Observation] = dataclasses.field(default_factory=list)
     """Trials of another sweep that the search knew from the start."""
     started_from: dict[str, str] = dataclasses.field(default_factory=dict)
     """Where the weights lay that ``train.init_from`` named when the sweep was planned."""
@@ -58,7 +58,7 @@ class Plan:
             "trials": [to_dict(trial) for trial in self.trials],
             "search": dict(self.search),
             "points": self.points,
-            "told": [dataclasses.asdict(one) for one in self.told],
+            "told": [dataclasses.asdict(one) for one in self.observations],
             "started_from": self.started_from,
         }
 
@@ -216,7 +216,7 @@ def read_plan(folder: SweepFolder) -> Plan:
             trials=[from_dict(RunConfig, trial) for trial in values["trials"]],
             search=values.get("search", {}),
             points=values.get("points", []),
-            told=[_read_told(one) for one in values.get("told", [])],
+            observations=[_read_observation(one) for one in values.get("told", [])],
             started_from=values.get("started_from", {}),
         )
     except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
@@ -272,9 +272,9 @@ def _comparables(trials: Sequence[RunConfig]) -> list[dict[str, Any]]:
     return [comparable(trial) for trial in trials]
 
 
-def _read_told(values: Mapping[str, Any]) -> Told:
+def _read_observation(values: Mapping[str, Any]) -> Observation:
     scores = {int(epoch): score for epoch, score in values["scores"].items()}
-    return Told(point=values["point"], scores=scores, status=values["status"])
+    return Observation(point=values["point"], scores=scores, status=values["status"])
 
 
 def comparable(config: RunConfig) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def population_problems(base: RunConfig, space: Space, *, generation_epochs: int
 def first_generation(
     base: RunConfig, space: Space, *, points: Sequence[Point], generation_epochs: int
 ) -> list[RunConfig]:
-    """Return the members as they begin; the learning rate's course is that of the whole length."""
+    """Return the members as they begin; the learning rate's schedule is of the whole length."""
     part = replace(
         base,
         {
@@ -121,7 +121,7 @@ class Population(PlannedTrials):
     def notes(self, runs: Sequence[RunConfig], *, score: Callable[[RunConfig], float]) -> list[str]:
         """Return how the best run came about."""
         best = max(runs, key=score, default=None)
-        return [course(self.plan, best, space=self._space)] if best else []
+        return [lineage_words(self.plan, best, space=self._space)] if best else []
 
     def _grow(self, live: Collection[str]) -> bool:
         if live or not self._can_go_on():
@@ -207,7 +207,7 @@ def explore(space: Space, point: Point, rng: np.random.Generator) -> Point:
     return moved
 
 
-def course(plan: Plan, run: RunConfig, *, space: Space) -> str:
+def lineage_words(plan: Plan, run: RunConfig, *, space: Space) -> str:
     """Return by which hyperparameters a run came about, epoch by epoch, so it can be done again."""
     folders = {plan.run_folder(trial).uri: trial for trial in plan.trials}
     line = [run]

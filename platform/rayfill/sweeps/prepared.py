@@ -9,7 +9,7 @@ from rayfill.config.run import RunConfig, replace
 from rayfill.runs.datasets import check_data
 from rayfill.runs.places import resolve_paths
 from rayfill.runs.run_page import comparing, differing_keys
-from rayfill.sweeps.draft import Draft, draft_runs, draft_search, read_earlier, tell_earlier
+from rayfill.sweeps.draft import Draft, draft_runs, draft_search, earlier_observations, read_earlier
 from rayfill.sweeps.plan import Plan, open_plan, plan_to_resume
 from rayfill.sweeps.space import varied_keys
 from rayfill.sweeps.spec import Sweep
@@ -58,13 +58,13 @@ class Prepared:
         )
         notes = list(self.draft.notes)
         if earlier := self.sweep.options.warm_from:
-            told, note = tell_earlier(
+            observations, note = earlier_observations(
                 earlier,
                 space=self.draft.space,
                 base=self.base,
                 dataset_hash=dataset.content_hash,
             )
-            plan = dataclasses.replace(plan, told=told)
+            plan = dataclasses.replace(plan, observations=observations)
             notes.append(note)
         return open_plan(plan, resume=self.sweep.resume), notes
 

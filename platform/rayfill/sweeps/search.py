@@ -27,7 +27,7 @@ _ATTEMPTS = 50
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Told:
+class Observation:
     """What is known of a point that was tried or is being tried."""
 
     point: Mapping[str, float]
@@ -53,7 +53,9 @@ def next_random(
     return None
 
 
-def next_by_optuna(space: Space, *, told: Sequence[Told], seed: int, number: int) -> Point | None:
+def next_by_optuna(
+    space: Space, *, observations: Sequence[Observation], seed: int, number: int
+) -> Point | None:
     """Return the point that a tree-structured Parzen estimator proposes, or None as above.
 
     The estimator models where the better quarter or so of the points lie and where the others do,
@@ -67,7 +69,7 @@ def next_by_optuna(space: Space, *, told: Sequence[Told], seed: int, number: int
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     axes = {key: _distribution(axis) for key, axis in space.items()}
-    tried = [dict(one.point) for one in told]
+    tried = [dict(one.point) for one in observations]
     for attempt in range(_ATTEMPTS):
         sampler = optuna.samplers.TPESampler(
             # One integer out of three, so that neighbouring trials draw independently.
@@ -77,7 +79,7 @@ def next_by_optuna(space: Space, *, told: Sequence[Told], seed: int, number: int
             constant_liar=True,
         )
         study = optuna.create_study(direction="maximize", sampler=sampler)
-        for one in told:
+        for one in observations:
             study.add_trial(_frozen(one, axes))
         asked = study.ask(axes).params
         point: Point = {
@@ -101,7 +103,7 @@ def _distribution(axis: Any) -> BaseDistribution:
     return distributions.CategoricalDistribution(range(len(axis)))
 
 
-def _frozen(told: Told, axes: Mapping[str, BaseDistribution]) -> FrozenTrial:
+def _frozen(observation: Observation, axes: Mapping[str, BaseDistribution]) -> FrozenTrial:
     from optuna.trial import TrialState, create_trial
 
     states = {
@@ -110,13 +112,13 @@ def _frozen(told: Told, axes: Mapping[str, BaseDistribution]) -> FrozenTrial:
         "failed": TrialState.FAIL,
         "running": TrialState.RUNNING,
     }
-    state = states[told.status]
-    if state in (TrialState.COMPLETE, TrialState.PRUNED) and not math.isfinite(told.best):
+    state = states[observation.status]
+    if state in (TrialState.COMPLETE, TrialState.PRUNED) and not math.isfinite(observation.best):
         state = TrialState.FAIL
     return create_trial(
         state=state,
-        params=dict(told.point),
+        params=dict(observation.point),
         distributions=dict(axes),
-        value=told.best if state == TrialState.COMPLETE else None,
-        intermediate_values={e: s for e, s in told.scores.items() if math.isfinite(s)},
+        value=observation.best if state == TrialState.COMPLETE else None,
+        intermediate_values={e: s for e, s in observation.scores.items() if math.isfinite(s)},
     )

@@ -46,7 +46,7 @@ class SearcherTrials(OptunaTrials):
         searcher.set_search_properties(self._metric, "max", tune_space(space))
         self._waiting: set[int] = set()
         try:
-            for told in self._told(()):
+            for told in self._observations(()):
                 if told.status != "running" and math.isfinite(told.best):
                     searcher.add_evaluated_point(suggestion_at(space, told.point), told.best)
         except NotImplementedError:
@@ -65,7 +65,7 @@ class SearcherTrials(OptunaTrials):
 
     def _tell_ended(self, live: Collection[str]) -> None:
         """Tell the searcher what came of its own suggestions, each once."""
-        own = self._told(live)[len(self.plan.told) :]
+        own = self._observations(live)[len(self.plan.observations) :]
         ended = {number for number in self._waiting if own[number].status != "running"}
         for number in sorted(ended):
             told = own[number]

@@ -10,7 +10,7 @@ from rayfill.runs.folder import RunFolder
 from rayfill.runs.job import TrainingJob, make_job
 from rayfill.runs.sweep_folder import SweepFolder
 from rayfill.sweeps.plan import Plan, make_trial
-from rayfill.sweeps.search import Told, next_by_optuna
+from rayfill.sweeps.search import Observation, next_by_optuna
 from rayfill.sweeps.space import RANGES, Point, Space, changes_of
 
 _EPOCHS = "train.epochs"
@@ -117,14 +117,17 @@ class OptunaTrials(PlannedTrials):
     def _next_point(self, number: int, *, live: Collection[str]) -> Point | None:
         """Return where to look next, or None where there is nothing, now or ever."""
         point = next_by_optuna(
-            self._space, told=self._told(live), seed=self._base.train.seed, number=number
+            self._space,
+            observations=self._observations(live),
+            seed=self._base.train.seed,
+            number=number,
         )
         self._used_up = point is None
         return point
 
-    def _told(self, live: Collection[str]) -> list[Told]:
+    def _observations(self, live: Collection[str]) -> list[Observation]:
         own = [
-            told_of(
+            observation_of(
                 trial,
                 folder=self.plan.run_folder(trial),
                 point=point,
@@ -132,7 +135,7 @@ class OptunaTrials(PlannedTrials):
             )
             for trial, point in zip(self.plan.trials, self.plan.points, strict=True)
         ]
-        return [*self.plan.told, *own]
+        return [*self.plan.observations, *own]
 
 
 def longest_epochs(base: RunConfig, space: Space) -> int:
@@ -147,10 +150,12 @@ def longest_epochs(base: RunConfig, space: Space) -> int:
     return max(longest)
 
 
-def told_of(trial: RunConfig, *, folder: RunFolder, point: Point, live: bool = False) -> Told:
+def observation_of(
+    trial: RunConfig, *, folder: RunFolder, point: Point, live: bool = False
+) -> Observation:
     """Return what the records of a trial say of its point."""
     outcome = None if live else folder.outcome()
-    return Told(
+    return Observation(
         point=point,
         scores=folder.scores(trial.eval.select_metric),
         status=outcome.status if outcome else "running",

@@ -20,9 +20,9 @@ from rayfill.training.stages import (
     Judge,
     Judged,
     Painted,
-    Stage,
     StageOutput,
     Term,
+    TrainingStage,
     judged_pictures,
     labels_of,
     picture_judges,
@@ -31,7 +31,7 @@ from rayfill.training.stages import (
 _P2 = P2Weights()
 
 
-class EdgeConnectStage(Stage):
+class EdgeConnectStage(TrainingStage):
     """EdgeConnect's edge, label and picture generators: one of them by itself, or all in a row.
 
     By itself, a generator gets the truth from the others. Losses: report P2, equations 1 to 7; the
@@ -128,7 +128,7 @@ class EdgeConnectStage(Stage):
         return completed.labels
 
 
-class JointStage(Stage):
+class JointStage(TrainingStage):
     """Segmenter and inpainter through the mask: report P2, equation 10.
 
     The segmenter finds the object of each photo; the hole that the inpainter fills is its mask,

@@ -23,8 +23,8 @@ from rayfill.training.ranks import everywhere, share_buffers
 from rayfill.training.stages import (
     InpaintingStage,
     SegmentationStage,
-    Stage,
     StageOutput,
+    TrainingStage,
     Wrap,
     channels_last,
 )
@@ -206,7 +206,7 @@ class Recipe:
         torch.set_rng_state(state["random"])
 
 
-def make_stage(network: InpaintingModel, *, config: RunConfig) -> Stage:
+def make_stage(network: InpaintingModel, *, config: RunConfig) -> TrainingStage:
     """Return the stage that ``config.train.stage`` names, around ``network``.
 
     What a network was built with frozen, such as the first layers of Panoptic FPN, stays so.
@@ -218,7 +218,7 @@ def make_stage(network: InpaintingModel, *, config: RunConfig) -> Stage:
     return stage
 
 
-def _stage(network: InpaintingModel, *, config: RunConfig) -> Stage:
+def _stage(network: InpaintingModel, *, config: RunConfig) -> TrainingStage:
     stage = config.train.stage
     if stage == "segmentation":
         assert isinstance(network, JointModel)

@@ -71,7 +71,7 @@ class Judge:
     weights: Mapping[str, float]
 
 
-class Stage(nn.Module):
+class TrainingStage(nn.Module):
     """Base of all stages.
 
     Attributes:
@@ -98,7 +98,7 @@ class Stage(nn.Module):
         raise NotImplementedError
 
 
-class InpaintingStage(Stage):
+class InpaintingStage(TrainingStage):
     """One network that fills given holes, whatever it is."""
 
     def __init__(self, network: InpaintingModel, *, config: RunConfig) -> None:
@@ -113,7 +113,7 @@ class InpaintingStage(Stage):
         return StageOutput(painted=painted, judged=judged_pictures(self, painted, batch))
 
 
-class SegmentationStage(Stage):
+class SegmentationStage(TrainingStage):
     """A joint model's segmenter by itself."""
 
     def __init__(self, network: JointModel) -> None:
@@ -133,7 +133,9 @@ def picture_judges(config: RunConfig) -> dict[str, Judge]:
     return {PICTURE: Judge(channels=3, weights=weights)} if weights else {}
 
 
-def judged_pictures(stage: Stage, painted: Painted, batch: TensorBatch) -> dict[str, Judged]:
+def judged_pictures(
+    stage: TrainingStage, painted: Painted, batch: TensorBatch
+) -> dict[str, Judged]:
     """Return what a picture discriminator compares: composites and the truth."""
     if PICTURE not in stage.judges:
         return {}

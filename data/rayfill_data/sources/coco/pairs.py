@@ -23,13 +23,13 @@ from rayfill_data.sources.coco.pairs_options import BUCKETS, CocoPairsOptions
 from rayfill_data.sources.coco.paste import busy, render
 from rayfill_data.sources.coco.places import Context, fit_context, largest_window
 from rayfill_data.sources.files import refuse
-from rayfill_data.sources.spec import Plan, SourceSpec, Task
+from rayfill_data.sources.spec import SourcePlan, SourceSpec, Task
 
 #: Sets of objects drawn for a sample, in case that the first cannot be made to fit.
 SETS = 4
 
 
-def plan(options: CocoPairsOptions, seed: int) -> Plan:
+def plan(options: CocoPairsOptions, seed: int) -> SourcePlan:
     """Read the annotations, split by photo, choose backgrounds, and draw the objects to paste.
 
     Raises:
@@ -51,7 +51,7 @@ def plan(options: CocoPairsOptions, seed: int) -> Plan:
         f"{without * (options.backgrounds == 'without')}; their objects are used, they are no "
         "backgrounds."
     )
-    return Plan(
+    return SourcePlan(
         tasks=tuple(drawing.tasks(backgrounds, seed)),
         inputs_hash=files.inputs_hash,
         size=options.size,

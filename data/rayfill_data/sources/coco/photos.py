@@ -27,7 +27,7 @@ from rayfill_data.sources.coco.objects import from_json, to_json
 from rayfill_data.sources.files import read_file, some
 from rayfill_data.sources.holes import MaskOptions, with_mask_files
 from rayfill_data.sources.pictures import centre, decode_at_least, render_picture
-from rayfill_data.sources.spec import Plan, Sample, SourceSpec, Task
+from rayfill_data.sources.spec import Sample, SourcePlan, SourceSpec, Task
 
 _OBJECTS = "objects"
 
@@ -45,7 +45,7 @@ class CocoPhotosOptions(MaskOptions, CocoOptions):
     also: ClassVar[tuple[str, ...]] = (_OBJECTS,)
 
 
-def plan(options: CocoPhotosOptions, seed: int) -> Plan:
+def plan(options: CocoPhotosOptions, seed: int) -> SourcePlan:
     """Read the annotations, split by photo, and draw the objects that lend their shape.
 
     Raises:
@@ -54,7 +54,7 @@ def plan(options: CocoPhotosOptions, seed: int) -> Plan:
     """
     files = load(options)
     cuts = cuts_by_split(files, options) if options.masks == _OBJECTS else {}
-    found = Plan(
+    found = SourcePlan(
         tasks=tuple(_task(name, files, cuts, seed) for name in files.splits),
         inputs_hash=files.inputs_hash,
         size=options.size,

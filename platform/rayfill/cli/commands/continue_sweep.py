@@ -28,7 +28,7 @@ class ContinueArgs(Checked):
     trials: tuple[str, ...] = ()
     """These trials, also such as were stopped early."""
     schedule: Literal["continue", "restart"] = "continue"
-    """The learning rate goes on as if the runs had been planned that long, or begins its course
+    """The learning rate goes on as if the runs had been planned that long, or begins its schedule
     again; the same where it is constant."""
     storage: str | None = None
     """Folder or URI that the sweep is kept in; None as for training."""
@@ -49,7 +49,7 @@ def main(args: Sequence[str]) -> int:
         epochs=asked.epochs,
         best=asked.best,
         names=asked.trials,
-        course=asked.schedule,
+        schedule=asked.schedule,
         options=asked.sweep,
         resume=asked.resume,
     )

@@ -107,7 +107,7 @@ def _read_mask(path: Path, *, size: tuple[int, int]) -> UInt8Array:
 
 def _find(inpainter: Inpainter, rgb: UInt8Array, *, asked: EraseArgs, max_side: int) -> UInt8Array:
     """Return the mask of what was clicked on."""
-    from rayfill.inference.clicks import Finder
+    from rayfill.inference.clicks import ObjectFinder
     from rayfill.models.joint import JointModel
 
     if not isinstance(inpainter.model, JointModel):
@@ -115,7 +115,7 @@ def _find(inpainter: Inpainter, rgb: UInt8Array, *, asked: EraseArgs, max_side: 
             f"--model {asked.model} has no segmenter, which --click needs: name a joint model, or "
             "give a --mask."
         )
-    finder = Finder(inpainter.model, max_side=max_side)
+    finder = ObjectFinder(inpainter.model, max_side=max_side)
     found = finder.find(rgb, clicks=[(x, y, 1) for x, y in asked.click])
     if not found.found:
         places = " or ".join(f"{x:g} {y:g}" for x, y in asked.click)

@@ -21,7 +21,7 @@ JobT = TypeVar("JobT")
 _UPLOADS_PER_PLACE = 8
 
 
-class Entry:
+class Admission:
     """The one way to the models of a server."""
 
     def __init__(self, *, capacity: int, timeout_s: float, telemetry: Telemetry) -> None:

@@ -12,7 +12,7 @@ from rayfill_data.checks import Checked, Share
 from rayfill_data.sources.files import inputs_hash, read_file
 from rayfill_data.sources.holes import check_hole, mask_notes, read_mask
 from rayfill_data.sources.pictures import decode_at_least
-from rayfill_data.sources.spec import Plan, Sample, SourceSpec, Task
+from rayfill_data.sources.spec import Sample, SourcePlan, SourceSpec, Task
 from rayfill_data.sources.triplets import list_paired, read_target
 
 
@@ -35,7 +35,7 @@ class TestSetOptions(Checked):
     """Share of the pictures that may be unusable before preparation fails."""
 
 
-def plan(options: TestSetOptions, seed: int) -> Plan:  # noqa: ARG001
+def plan(options: TestSetOptions, seed: int) -> SourcePlan:  # noqa: ARG001
     """Pair the files of the folders.
 
     Raises:
@@ -57,7 +57,7 @@ def plan(options: TestSetOptions, seed: int) -> Plan:  # noqa: ARG001
         )
         for key, name in sorted(stems["input"].items())
     )
-    return Plan(
+    return SourcePlan(
         tasks=tasks,
         inputs_hash=inputs_hash(*listings.values()),
         size=None,
