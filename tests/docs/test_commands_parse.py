@@ -49,6 +49,11 @@ LEAST = {
         for name in ("folder", "defacto", "celeba", "aerial", "cifar10", "parquet")
     },
 }
+#: Flag that is named by itself -> others that it needs beside it.
+BESIDE = {
+    "--sweep.search": ["--sweep.trials", "2"],
+    "--sweep.warm-from": ["--sweep.search", "optuna", "--sweep.trials", "2"],
+}
 PROGRAMS = (
     *(f"rayfill {name}" for name in COMMANDS if name != "prepare"),
     *(f"rayfill prepare {name}" for name in SOURCES),
@@ -275,12 +280,13 @@ def problem(text: str, *, whole: bool) -> str:
     if words[0] in NOT_INSTALLED:
         return ""
     for program in _meant(words, text=text):
-        rest = [] if program == text else _behind(words, program=program)
+        rest = [] if program == text else _behind(words)
         named = [word for word in rest if word.startswith("--")]
         if not set(named) <= flags(program):
             continue
         if rest == named:  # flags by themselves, their values left out
             return ""
+        rest = [*BESIDE.get(words[0], []), *rest]
         least = LEAST.get(program, "")
         before, _, after = least.rpartition("{}") if "{}" in least else (least, "", "")
         try:
@@ -302,7 +308,7 @@ def _meant(words: Sequence[str], *, text: str) -> list[str]:
     return [name for name in PROGRAMS if f"{name} ".startswith(f"{start} ")]
 
 
-def _behind(words: Sequence[str], *, program: str) -> list[str]:
+def _behind(words: Sequence[str]) -> list[str]:
     """Return the words from the first flag on."""
     return list(itertools.dropwhile(lambda word: not word.startswith("-"), words))
 
