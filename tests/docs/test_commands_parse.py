@@ -24,6 +24,7 @@ from typing import Any
 import click
 import pytest
 import tyro
+from PIL import Image
 
 from rayfill.cli.main import COMMANDS, _dispatch
 from rayfill.config.run import RunConfig, check
@@ -255,6 +256,12 @@ def _curl(args: Sequence[str]) -> None:
         raise WrongError(f"{address} takes {takes['properties']}, not {fields}.")
 
 
+def _checker(args: Sequence[str]) -> None:
+    """Let ruff and mypy be called as make calls them: without flags of their own."""
+    if any(word.startswith("-") and word != "--check" for word in args):
+        raise WrongError(f"No test knows {args}.")
+
+
 UNDERSTAND: dict[str, Callable[[Sequence[str]], None]] = {
     "rayfill": _rayfill,
     "make": _make,
@@ -262,6 +269,8 @@ UNDERSTAND: dict[str, Callable[[Sequence[str]], None]] = {
     "ray": _ray,
     "mlflow": _mlflow,
     "curl": _curl,
+    "ruff": _checker,
+    "mypy": _checker,
 }
 
 
@@ -322,6 +331,9 @@ def modules(
     for name, code in shown_files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(code)
+    # What the README's first lines of Python fill.
+    Image.new("RGB", (48, 32), "green").save(folder.parent / "photo.jpg")
+    Image.new("L", (48, 32)).save(folder.parent / "mask.png")
     sys.path.insert(0, str(folder))
     yield folder
     sys.path.remove(str(folder))
