@@ -62,7 +62,7 @@ def run_rayfill(*args: str, home: Path, **environment: str) -> subprocess.Comple
     "args",
     [
         pytest.param(("promote", "--list"), id="promote"),
-        pytest.param(("serve", "--port", "0"), id="serve"),
+        pytest.param(("serve", "--port", "8765"), id="serve"),
         pytest.param(("doctor",), id="doctor", marks=pytest.mark.ray),
         pytest.param(("ui",), id="ui"),
     ],

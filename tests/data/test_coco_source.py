@@ -16,7 +16,8 @@ from rayfill_data.errors import ConfigError, DatasetError, ImageError
 from rayfill_data.masks.hole import hole_ratio
 from rayfill_data.prepared.pipeline import prepare
 from rayfill_data.prepared.reader import PreparedDataset
-from rayfill_data.sources import CocoPhotosOptions, coco
+from rayfill_data.sources import CocoPhotosOptions
+from rayfill_data.sources.coco import photos as coco
 from rayfill_data.sources.coco.objects import from_json, full_mask
 
 REAL = Path(__file__).parents[3] / "shared/data/coco_person"

@@ -189,6 +189,8 @@ def test_multiply_adds_of_single_layers(kernel, monkeypatch):
     from rayfill.models import cost as module
 
     class Layer(nn.Module):
+        stride = 1
+
         def __init__(self):
             super().__init__()
             self.up = nn.ConvTranspose2d(3, 5, kernel, stride=2)

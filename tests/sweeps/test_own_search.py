@@ -19,7 +19,9 @@ from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
 from rayfill.config.run import RunConfig, replace
-from rayfill.sweeps.plan import Outcome, Plan, read_plan, write_outcome
+from rayfill.runs.folder import Outcome, RunFolder
+from rayfill.runs.sweep_folder import SweepFolder
+from rayfill.sweeps.plan import Plan, read_plan
 from rayfill.sweeps.searcher import SearcherTrials, point_of, suggestion_at, tune_space
 from rayfill.sweeps.space import IntRange, LogUniform, Uniform, Variant
 from rayfill.sweeps.spec import Sweep, SweepOptions, WinnerOptions
@@ -91,7 +93,7 @@ def test_a_sweep_with_a_scheduler_and_a_searcher_of_ones_own(
     result = run_sweep(sweep, console=Console(file=io.StringIO(), width=200))
     ended = [(outcome.status, outcome.epoch) for outcome in result.outcomes.values()]
     assert ended == [("finished", 3), ("stopped", 1), ("finished", 3)]
-    trials = read_plan("own", storage=str(home / "runs")).trials
+    trials = read_plan(SweepFolder(str(home / "runs" / "own"))).trials
     assert [trial.train.learning_rate for trial in trials] == [1e-3, 2e-3, 3e-3]
     assert {trial.loss.terms for trial in trials} == {"mse"}
     metric = "val/hole_psnr"
@@ -166,10 +168,10 @@ def test_a_resumed_search_tells_what_ended_before(tmp_path: Path) -> None:
     for psnr in (20.5, 21.5):
         trial = first.next(live=())
         assert trial is not None
-        folder = Path(plan.run_dir(trial))
+        folder = Path(plan.run_folder(trial).uri)
         folder.mkdir(parents=True)
         (folder / "history.json").write_text(f'[{{"epoch": 1, "val/hole_psnr": {psnr}}}]')
-        write_outcome(str(folder), Outcome(status="finished", epoch=1))
+        RunFolder(str(folder)).write_outcome(Outcome(status="finished", epoch=1))
     learns, said = Learns(), list[str]()
     source(learns, said)
     assert [value for _, value in learns.points] == [20.5, 21.5]
