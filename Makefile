@@ -38,7 +38,7 @@ head: install  ## Start a local Ray head for `ray job submit`; Ctrl-C stops it
 
 check: lint  ## Check style, types and whatever can be tested in three minutes
 	$(BIN)/python -m pytest $(PARALLEL) \
-		-m "not ray and not browser and not slow and not gpu and not realdata" $(ARGS)
+		-m "not ray and not process and not browser and not slow and not gpu and not realdata" $(ARGS)
 
 test: install  ## Run the tests that need neither GPU, network nor data sets
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)

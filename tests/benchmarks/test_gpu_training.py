@@ -58,6 +58,7 @@ def test_warm_up_is_not_counted(module: ModuleType) -> None:
     assert len(calls) == 8
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("preset", ["p1-unet", pytest.param("p4-phase-1", marks=pytest.mark.slow)])
 def test_it_runs_small_on_a_cpu_without_ray_and_mlflow(preset: str) -> None:
     flags = f"--presets {preset} --modes eager --device cpu --precision fp32 --size 32 --batch 2"

@@ -600,6 +600,7 @@ def test_the_result_may_be_read_by_whom_other_new_files_may(cli: Cli, files: Pat
     assert (files / "out.png").stat().st_mode == plain.stat().st_mode
 
 
+@pytest.mark.process
 def test_the_installed_command(files: Path, rgb: np.ndarray, hole: np.ndarray) -> None:
     done = subprocess.run(
         [

@@ -95,6 +95,7 @@ def test_full_disk_leaves_the_old_folder_and_no_rest(
     assert [entry.name for entry in tmp_path.iterdir()] == ["one"]
 
 
+@pytest.mark.process
 def test_killed_writers_leave_only_whole_folders(tmp_path: Path) -> None:
     """kill -9 at 20 random moments: every folder that is listed verifies, none is lost."""
     chance = random.Random(7)
@@ -202,6 +203,7 @@ def test_of_several_folders_set_aside_the_newest_whole_one_is_read(tmp_path: Pat
         read_folder(str(tmp_path / "one"))
 
 
+@pytest.mark.process
 def test_killed_while_replacing_leaves_the_last_folder_or_the_next(tmp_path: Path) -> None:
     """kill -9 at 20 random moments of a writer that replaces one folder over and over."""
     chance = random.Random(3)

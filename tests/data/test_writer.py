@@ -111,6 +111,7 @@ from rayfill_data.prepared.writer import open_writer
 }
 
 
+@pytest.mark.process
 def test_killed_anywhere_while_overwriting_the_old_dataset_or_the_new_one_is_there(
     tmp_path: Path, make_rows: Any, write_rows: Any, killed_at_every_step: Any
 ) -> None:

@@ -346,6 +346,7 @@ def test_a_shown_command_is_understood(shown: Any) -> None:
     assert problem(shown.filled(), whole=shown.whole) == "", f"`{shown.text}`"
 
 
+@pytest.mark.process
 def test_shown_code_runs(block: Any, modules: Path) -> None:
     assert block.language == "python", f"No test knows the language {block.language!r}."
     roots = [str(ROOT / name) for name in ("platform", "data", "serving")]

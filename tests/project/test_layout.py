@@ -95,6 +95,7 @@ def test_no_test_lies_where_pytest_would_replace_a_standard_module() -> None:
         assert not [*(ROOT / root).rglob("test_*.py"), *(ROOT / root).rglob("conftest.py")]
 
 
+@pytest.mark.process
 def test_from_the_root_everything_imports_and_platform_is_pythons() -> None:
     roots = [str(ROOT / root) for root in ROOTS]
     code = (
@@ -174,6 +175,7 @@ def test_a_newcomer_can_take_in_every_floor_and_room(root: str, package: str) ->
             assert len(held) <= most, f"{room}: {len(held)} names, at most {most}"
 
 
+@pytest.mark.process
 def test_importing_any_module_has_no_effect(tmp_path: Path) -> None:
     home, cwd, scratch = (tmp_path / name for name in ("home", "cwd", "scratch"))
     for folder in (home, cwd, scratch):
@@ -219,6 +221,7 @@ assert not ray.is_initialized()
     assert made <= {".cache", ".config"}
 
 
+@pytest.mark.process
 def test_training_and_evaluation_need_neither_ray_nor_mlflow(
     make_dataset: Callable[..., Path],
 ) -> None:

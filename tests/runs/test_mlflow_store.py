@@ -26,6 +26,7 @@ def statements(sql: str) -> set[tuple[str, ...]]:
     return {tuple(sorted(s.strip(" ,\t") for s in made.splitlines())) for made in sql.split(";\n")}
 
 
+@pytest.mark.process
 def test_our_tables_are_those_of_the_installed_mlflow(tmp_path: Path) -> None:
     make_store(f"sqlite:///{tmp_path}/ours.db")
     migrated, made_anew = tmp_path / "migrated.db", tmp_path / "mlflow_schema.sql"

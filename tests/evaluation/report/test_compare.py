@@ -399,6 +399,7 @@ def test_pictures_are_left_out_where_the_dataset_is_gone(
     }  # fmt: skip
 
 
+@pytest.mark.process
 def test_the_same_runs_give_the_same_bytes_in_another_process(
     recorded: Any, tmp_path: Path
 ) -> None:

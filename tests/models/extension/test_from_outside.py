@@ -26,6 +26,7 @@ def done(run: subprocess.CompletedProcess[str]) -> str:
     return run.stdout
 
 
+@pytest.mark.process
 def test_check(python: Python, package: Path) -> None:
     said = done(python("models", "--check", "mypkg.nets:TwoScales", "--extra", "channels", "3"))
     assert "mypkg.nets:TwoScales {'channels': 3}" in said
@@ -38,6 +39,7 @@ def test_check(python: Python, package: Path) -> None:
     assert any("any size in" in row and "Sizes of tensors must match" in row for row in rows)
 
 
+@pytest.mark.ray
 def test_prepare_train_and_erase(
     python: Python, package: Path, tmp_path: Path, marks: Callable[[], set[str]]
 ) -> None:
