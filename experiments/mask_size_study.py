@@ -18,8 +18,7 @@ from rayfill.cli.console import make_console
 from rayfill.cli.experiment import Experiment, Scale, run_experiment
 from rayfill.cli.main import run_command
 from rayfill.evaluation.mask_sizes import measure_mask_sizes
-from rayfill.inference.baselines import BASELINES
-from rayfill.runs.bundle import load_bundle
+from rayfill.evaluation.systems import trained
 from rayfill_data.prepared.reader import PreparedDataset
 from rayfill_data.storage import write_file
 
@@ -51,11 +50,9 @@ def main(args: Sequence[str]) -> int:
     """Run the experiment, then measure its network and two baselines at every mask size."""
     result = run_experiment(EXPERIMENT, args, description=__doc__)
     config = result.trials[0]
-    systems = {name: load_bundle(uri).model for name, uri in result.bundles.items()}
-    systems |= {name: BASELINES[name] for name in ("telea", "harmonic")}
     sizes = measure_mask_sizes(
-        systems,
-        arrays=PreparedDataset.open(config.data.uri).load("test"),
+        [*trained(result.bundles), "telea", "harmonic"],
+        data=PreparedDataset.open(config.data.uri),
         expansions_px=_EXPANSIONS_PX,
     )
     make_console().print(sizes.table())

@@ -12,12 +12,12 @@ import numpy as np
 
 from rayfill.evaluation.leaderboard import Entry, Leaderboard, ReportRow
 from rayfill.evaluation.mask_sizes import MaskSizes
-from rayfill.evaluation.measure import Measured
 from rayfill.evaluation.report import console
 from rayfill.evaluation.report.contents import Comparison, Run
 from rayfill.evaluation.report.markdown import markdown
-from rayfill.evaluation.result import Evaluation, differences_from
+from rayfill.evaluation.result import Evaluation
 from rayfill.metrics import BUCKETS, MetricTable, Score
+from rayfill.metrics.aggregate import Measured
 from rayfill.sweeps.page import describe_sweep
 
 Rows = list[list[str]]
@@ -55,7 +55,7 @@ EVALUATION = Evaluation(
     measured=MEASURED,
     sample_id=SAMPLES,
     hole_ratio=np.full(20, 0.15, np.float32),
-    differences=list(differences_from(LABEL, measured=MEASURED)),
+    against=LABEL,
     left_out={},
     sources={},
 )

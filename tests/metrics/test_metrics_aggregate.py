@@ -279,7 +279,7 @@ def test_uneven_shards_added_up_equal_one():
         shards.append(metrics)
     total, whole = (InpaintingMetrics(lpips=Gap()) for _ in range(2))
     for state, reduction in total._reductions.items():
-        if state != "values":  # a list, of samples that are not kept here
+        if state != "rows":  # a list, of samples that are not kept here
             each = torch.stack([getattr(shard, state) for shard in shards])
             setattr(total, state, reduction(each))
     total._update_count = 1

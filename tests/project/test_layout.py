@@ -30,7 +30,7 @@ WITHOUT_RAY = (
     "rayfill_data.storage",
     "rayfill.models", "rayfill.losses", "rayfill.metrics", "rayfill.inference.baselines",
     "rayfill.runs.bundle",
-    "rayfill.inference.inpainter", "rayfill.evaluation.measure", "rayfill.training.loop",
+    "rayfill.inference.inpainter", "rayfill.evaluation.evaluate", "rayfill.training.loop",
     "rayfill.training.recipes",
     "rayfill.training.feed", "rayfill.runs.checkpoint", "rayfill.training.precision",
 )  # fmt: skip
@@ -231,7 +231,7 @@ import dataclasses, importlib, torch
 for name in {WITHOUT_RAY!r}:
     importlib.import_module(name)
 from rayfill.config.run import ModelConfig, RunConfig, TrackingConfig, TrainConfig, check
-from rayfill.evaluation.measure import evaluate
+from rayfill.evaluation.evaluate import evaluate
 from rayfill.inference.inpainter import Inpainter
 from rayfill.training.loop import Runtime, run_training
 from rayfill_data.prepared.reader import PreparedDataset
@@ -244,8 +244,9 @@ config = check(RunConfig(
 dataset = PreparedDataset.open({str(folder)!r})
 runtime = Runtime(run_dir={str(folder.parent / "run")!r}, device=torch.device("cpu"))
 summary = run_training(config, dataset=dataset, runtime=runtime)
-table = evaluate(Inpainter.from_bundle(summary.bundle).model, arrays=dataset.load("test")).table
-print(summary.epochs, table.total["hole_psnr"].n)
+Inpainter.from_bundle(summary.bundle)
+(found,) = evaluate([summary.bundle], data=dataset).measured.values()
+print(summary.epochs, found.table.total["hole_psnr"].n)
 print([name for name in {ABSENT!r} if name in sys.modules])
 """
     assert run_python(code, cwd=folder.parent).splitlines() == ["1 5", "[]"]

@@ -1,19 +1,26 @@
-"""Systems measured beside a sweep's own: in the split's order, and before anything is trained."""
+"""What a sweep measures: others before anything is trained, its own models in the end."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from rayfill.config.run import EvalConfig
-from rayfill.evaluation.measure import evaluate
-from rayfill.inference.baselines import BASELINES
-from rayfill.sweeps.results import measure_others
-from rayfill_data.errors import ConfigError, DatasetError
+from rayfill.config.run import EvalConfig, RunConfig, replace
+from rayfill.evaluation import work
+from rayfill.evaluation.evaluate import evaluate
+from rayfill.models import build_model
+from rayfill.runs.bundle import save_bundle
+from rayfill.runs.folder import RunFolder
+from rayfill.sweeps.results import Others, SweepResults, measure_others
+from rayfill.sweeps.spec import Sweep
+from rayfill_data.errors import ConfigError, DatasetError, RayfillError
 from rayfill_data.prepared.reader import PreparedDataset
 
 
@@ -40,7 +47,7 @@ def test_baselines_and_finished_pictures_are_measured_in_the_order_of_the_split(
         ["telea", f"theirs={perfect}"], dataset=dataset, config=EvalConfig(lpips_network="squeeze")
     )
     assert others.kinds == {"telea": "baseline", "theirs": "pictures"}
-    expected = evaluate(BASELINES["telea"], arrays=dataset.load("test"))
+    expected = evaluate(["telea"], data=dataset).measured["telea"]
     for metric, values in expected.values.items():
         np.testing.assert_array_equal(others.measured["telea"].values[metric], values)
     assert np.isinf(others.measured["theirs"].values["hole_psnr"]).all()
@@ -58,7 +65,83 @@ def test_a_missing_picture_or_system_is_found_before_training(
         measure_others(["telae"], dataset=dataset, config=EvalConfig())
 
 
-def test_without_others_there_is_still_a_split_to_measure_on(dataset: PreparedDataset) -> None:
+def test_without_others_there_is_still_a_split_to_measure_on(
+    dataset: PreparedDataset, make_dataset: Any
+) -> None:
     others = measure_others([], dataset=dataset, config=EvalConfig())
-    assert others.kinds == {}
-    assert len(others.test) == 7
+    assert (others.kinds, others.measured) == ({}, {})
+    empty = PreparedDataset.open(str(make_dataset("empty", test=0)))
+    with pytest.raises(DatasetError, match="holds no samples"):
+        measure_others([], dataset=empty, config=EvalConfig())
+
+
+class Run:
+    """What the results ask of a sweep that has trained: its runs, and where their models lie."""
+
+    name = "night"
+
+    def __init__(self, folder: Path, *, dataset: PreparedDataset, scales: dict[str, float]) -> None:
+        self.trials = [replace(RunConfig(), {"name": name}) for name in scales]
+        self.dataset, self._folder = dataset, folder
+        self.sweep = Sweep(base=RunConfig(), space={}, compare_trials=False)
+        for name, scale in scales.items():
+            torch.manual_seed(0)
+            options = {"width": 4, "depth": 1}
+            network = build_model("unet", **options)
+            for weights in network.parameters():
+                torch.nn.init.normal_(weights, std=scale)
+            save_bundle(folder / name / "best", model=network, name="unet", config=options)
+
+    def runs(self, winner: RunConfig | None) -> list[RunConfig]:
+        assert winner is None
+        return self.trials
+
+    def job(self, run: RunConfig) -> Any:
+        return SimpleNamespace(folder=RunFolder(str(self._folder / run.name)))
+
+    def score(self, run: RunConfig) -> float:
+        return 30.0 if run.name == "broken" else 20.0
+
+    def epochs_done(self, run: RunConfig) -> str:  # noqa: ARG002
+        return "1/1"
+
+
+def results(run: Run) -> SweepResults:
+    others = Others(kinds={}, measured={}, lpips=None, why_no_lpips="")
+    return SweepResults(run=cast("Any", run), outcomes={}, winner=None, others=others, notes=())
+
+
+def test_a_trial_that_answers_with_nan_is_left_out_and_said(
+    tmp_path: Path, dataset: PreparedDataset
+) -> None:
+    run = Run(tmp_path, dataset=dataset, scales={"broken": 1e30, "sound": 0.1})
+    found = results(run)
+    assert [entry.name for entry in found.leaderboard.entries] == ["sound"]
+    assert found.best.name == "sound"  # though the other was better on the validation split
+    (said,) = [note for note in found.leaderboard.notes if "not finite" in note]
+    assert said.startswith("System 'broken' answered with values that are not finite for test-")
+    assert list(found.measured) == list(found.bundles) == ["sound"]
+    with pytest.raises(RayfillError, match="'broken' answered"):
+        _ = results(Run(tmp_path, dataset=dataset, scales={"broken": 1e30})).leaderboard
+
+
+def test_trials_are_measured_on_the_clusters_workers(
+    tmp_path: Path, dataset: PreparedDataset, ray_local: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path, dataset=dataset, scales={"01": 0.1, "02": 0.1, "03": 0.1})
+    here = results(run).measured
+    processes, measure = tmp_path / "processes", work.measure
+    processes.mkdir()
+
+    def noted(*args: Any) -> Any:
+        (processes / str(os.getpid())).touch()
+        return measure(*args)
+
+    monkeypatch.setattr(work, "measure", noted)
+    monkeypatch.setattr(work, "CONNECTED_PAYS_OFF_S", 0.0)
+    there = results(run).measured
+    assert {path.name for path in processes.iterdir()} > {str(os.getpid())}
+    for name, found in here.items():
+        assert found.table == there[name].table
+        for metric, values in found.values.items():
+            np.testing.assert_array_equal(values, there[name].values[metric])

@@ -13,11 +13,11 @@ from rayfill_data.sources.coco.pairs import COCO_PAIRS
 from rayfill_data.sources.coco.pairs_options import CocoPairsOptions
 from rayfill_data.sources.coco.photos import COCO, CocoPhotosOptions
 from rayfill_data.sources.defacto import DEFACTO, DefactoOptions
+from rayfill_data.sources.evaluation_set import TEST_SET, TestSetOptions
 from rayfill_data.sources.folder import FOLDER, FolderOptions
 from rayfill_data.sources.parquet import PARQUET, ParquetOptions
 from rayfill_data.sources.photos import PHOTOS, PhotosOptions
 from rayfill_data.sources.spec import SourceSpec, outside_source
-from rayfill_data.sources.test_set import TEST_SET, TestSetOptions
 from rayfill_data.sources.triplets import TRIPLETS, TripletsOptions
 
 SOURCES: dict[str, SourceSpec] = {

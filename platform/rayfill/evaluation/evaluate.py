@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rayfill.evaluation.finished_pictures import FinishedPictures, check_finished, read_finished
-from rayfill.evaluation.leaderboard import COLUMNS, Entry, Leaderboard
-from rayfill.evaluation.measure import Measured, MeasureOptions, merged, protocol
-from rayfill.evaluation.result import Evaluation, differences_from
-from rayfill.evaluation.systems import System
-from rayfill.evaluation.work import Measurable, Work
-from rayfill.metrics import FidMetric, LpipsMetric, ResidualObjectScore
+from rayfill.config.run import EvalConfig
+from rayfill.evaluation.finished_pictures import check_finished, read_finished
+from rayfill.evaluation.leaderboard import COLUMNS, Entry, Leaderboard, protocol
+from rayfill.evaluation.result import Evaluation
+from rayfill.evaluation.systems import System, open_systems
+from rayfill.evaluation.work import Conditions, Work
+from rayfill.metrics import FidMetric, LpipsMetric, ResidualObjectScore, lpips_available
+from rayfill.metrics.aggregate import Measured
 from rayfill.models.batch import to_device
 from rayfill_data.checks import Checked, Count
 from rayfill_data.errors import ConfigError, DatasetError, RayfillError, redact_uri, unknown_name
 from rayfill_data.prepared.batches import evaluation_batches
 from rayfill_data.prepared.reader import PreparedDataset, SplitArrays
-from rayfill_data.progress import ProgressCallback, show_progress
+from rayfill_data.progress import show_progress
 from rayfill_data.sources.files import some
 
 #: A batch where nobody says how many samples: 32 of 256x256 pixels, 8 of 512x512.
@@ -47,15 +48,20 @@ class EvaluateOptions(Checked):
     allow_missing: bool = False
     """Where finished pictures are missing or cannot be used, measure all systems on the samples
     that all have."""
+    allow_broken: bool = False
+    """Leave systems out that answer with values that are not finite, and say so."""
     num_workers: Count | None = None
     """Parts measured at a time. 1: all in this process. More: on Ray. None: in this process, and on
-    all of a Ray cluster once the first parts say that more than a minute is left."""
+    all of a Ray cluster once the first parts say that more than a minute is left; if one is
+    connected, more than ten seconds."""
     against: str | None = None
     """The system that all are compared with; None is the first."""
     rank_by: str = "hole_psnr"
     """Metric by which systems are ranked."""
     columns: tuple[str, ...] = ()
     """Metrics to show instead of the usual ones."""
+    fid: FidMetric | None = None
+    """Also measure FID with this network."""
     residual_object: ResidualObjectScore | None = None
     """Also measure what its segmenter still sees of the objects."""
 
@@ -66,80 +72,56 @@ class EvaluateOptions(Checked):
                 yield unknown_name("metric", metric, COLUMNS)
 
 
-def evaluate_systems(
-    systems: Sequence[System],
+def evaluate(
+    references: Sequence[str | System],
     *,
-    dataset: PreparedDataset,
+    data: str | PreparedDataset,
     split: str = "test",
-    options: EvaluateOptions = EvaluateOptions(),
-    lpips: LpipsMetric | None = None,
-    fid: FidMetric | None = None,
-    notes: Sequence[str] = (),
-    progress: ProgressCallback | None = None,
+    lpips: EvalConfig | LpipsMetric | None = None,
+    tracking_uri: str | None = None,
+    **options: Any,
 ) -> Evaluation:
-    """Return what systems score on a split, and how sure their differences are.
+    """Return what systems score on the same samples, and how sure their differences are.
 
-    All are measured on the same samples. Values do not depend on where they are measured: they are
-    those of :func:`rayfill.evaluation.measure.evaluate` with batches of the same size.
+    Values do not depend on where they are measured, nor scores on how samples are shared out.
 
     Args:
-        systems: What :func:`rayfill.evaluation.systems.open_systems` returned.
-        dataset: A prepared dataset; its samples may have several sizes.
-        split: One with frozen holes.
-        options: How.
-        lpips: Also measure LPIPS with this network.
-        fid: Also measure FID with this network.
-        notes: What the table is to say besides, a sentence each.
-        progress: Called with samples done and in all; None shows progress on stderr.
+        references: Baselines, models and folders of finished pictures
+            (:mod:`rayfill.runs.references`), each also as ``LABEL=VALUE``, or opened already.
+        data: A prepared dataset, or its folder or URI; its samples may have several sizes.
+        split: One with frozen holes: ``val`` or ``test``.
+        lpips: Which LPIPS network, or the metric itself; None measures none.
+        tracking_uri: MLflow store of registry and runs; None as for training.
+        **options: Of :class:`EvaluateOptions`.
 
     Raises:
-        ConfigError: no systems, one to compare with that is none of them, or a metric to rank by
-            that is not measured.
+        ConfigError: references that name nothing, and options that cannot be used.
         DatasetError: a split without samples or frozen holes, or finished pictures that do not fit
             it, everything listed at once.
-        RayfillError: a system that answers with values that are not finite, naming the sample; too
-            few samples for an FID.
+        NotFiniteError: a system that answers with values that are not finite, naming the samples.
+        RayfillError: too few samples for an FID.
     """
-    _check(systems, options=options, lpips=lpips, fid=fid)
-    whole = dataset.load_by_size(split)
-    _check_holes(whole, dataset=dataset, split=split)
-    finished = _read_finished(systems, parts=whole)
-    missing, amiss = check_finished(finished, allow_missing=options.allow_missing)
-    parts = _without(whole, missing)
-    _check_count(sum(map(len, parts)), fid=fid)
-    batch_size = options.batch_size or _batch_size(parts)
-    shards = [shard for part in parts for shard in _shards(part, batch_size=batch_size)]
-    work = Work(
-        systems=[_measurable(system, finished=finished) for system in systems],
-        shards=shards,
-        options=MeasureOptions(
-            batch_size=batch_size,
-            expand_px=options.expand_px,
-            raw=options.raw,
-            residual_object=options.residual_object,
-        ),
-        lpips=lpips,
-        fid=fid,
-    )
-    measured, sample_id, hole_ratio = _measure(
-        work, num_workers=options.num_workers, progress=progress
-    )
-    conditions = _conditions(dataset, split=split, options=options, lpips=lpips, fid=fid)
-    if options.residual_object is not None:
-        conditions["residual_object"] = _seen_before(options.residual_object, parts)
-    if missing:
-        conditions["samples"] = (
-            f"{len(sample_id)} of {dataset.counts[split]}, those that all systems have"
-        )
-    against = options.against or systems[0].name
+    asked = _options(options)
+    systems = open_systems(references, tracking_uri=tracking_uri)
+    dataset = PreparedDataset.open(data) if isinstance(data, str) else data
+    network, note = lpips_if_available(lpips) if isinstance(lpips, EvalConfig) else (lpips, "")
+    _check(systems, options=asked, lpips=network)
+    parts = load_samples(dataset, split=split)
+    systems = _with_pictures(systems, parts=parts)
+    finished = {system.name: system.finished for system in systems if system.finished}
+    missing, amiss = check_finished(finished, allow_missing=asked.allow_missing)
+    parts = _without(parts, missing)
+    measured, refused = _measure(systems, parts=parts, options=asked, lpips=network)
+    conditions = _conditions(dataset, split=split, options=asked, lpips=network, parts=parts)
+    notes = [*([note] if note else []), *amiss, *refused.values()]
+    order = _order(parts)
     return Evaluation(
-        board=_board(
-            systems, measured, options=options, conditions=conditions, notes=[*notes, *amiss]
-        ),
+        board=_board(systems, measured, options=asked, conditions=conditions, notes=notes),
         measured=measured,
-        sample_id=sample_id,
-        hole_ratio=hole_ratio,
-        differences=list(differences_from(against, measured=measured)),
+        sample_id=tuple(np.concatenate([part.sample_id for part in parts])[order].tolist()),
+        hole_ratio=np.concatenate([part.hole_ratio for part in parts])[order],
+        against=asked.against if asked.against in measured else next(iter(measured)),
+        refused=refused,
         left_out={name: one.missing for name, one in finished.items() if one.missing},
         sources={
             s.name: {"kind": s.kind, "source": redact_uri(s.source), **s.facts} for s in systems
@@ -147,34 +129,58 @@ def evaluate_systems(
     )
 
 
+def _options(given: Mapping[str, Any]) -> EvaluateOptions:
+    known = [field.name for field in dataclasses.fields(EvaluateOptions)]
+    if unknown := [key for key in given if key not in known]:
+        raise ConfigError([unknown_name("option", key, known) for key in unknown])
+    return EvaluateOptions(**given)
+
+
+def lpips_if_available(config: EvalConfig) -> tuple[LpipsMetric | None, str]:
+    """Return the LPIPS metric, or None and why it is left out of the table."""
+    found = lpips_available(config.lpips_network, weights_path=config.lpips_weights_path)
+    if not found.ok:
+        return None, f"LPIPS is not measured: {found.reason}. {found.how_to_get}"
+    return LpipsMetric(config.lpips_network, weights_path=config.lpips_weights_path), ""
+
+
 def _measure(
-    work: Work, *, num_workers: int | None, progress: ProgressCallback | None
-) -> tuple[dict[str, Measured], tuple[str, ...], NDArray[np.float32]]:
-    """Do the work; return what systems scored, sample ids and hole ratios in the split's order."""
-    with contextlib.ExitStack() as stack:
-        report = progress or stack.enter_context(show_progress("evaluate"))
-        found = work.run(num_workers=num_workers, progress=report)
-    samples = [sample for shard in work.shards for sample in shard.sample_id]
-    order = np.argsort(np.asarray(samples, dtype=np.str_), kind="stable")
-    sample_id = tuple(samples[index] for index in order)
-    measured = {
-        name: _in_order(
-            merged(parts, lpips=work.lpips, fid=work.fid, residual=work.options.residual_object),
-            order,
-        )
-        for name, parts in found.items()
-    }
-    _refuse_nan(measured, sample_id=sample_id)
-    return measured, sample_id, np.concatenate([s.hole_ratio for s in work.shards])[order]
-
-
-def _measurable(system: System, *, finished: Mapping[str, FinishedPictures]) -> Measurable:
-    return Measurable(
-        name=system.name,
-        model=system.model,
-        finished=finished.get(system.name),
-        wants_gpu=system.kind == "model",
+    systems: Sequence[System],
+    *,
+    parts: Sequence[SplitArrays],
+    options: EvaluateOptions,
+    lpips: LpipsMetric | None,
+) -> tuple[dict[str, Measured], dict[str, str]]:
+    """Return what systems scored, in the split's order, and why others are refused."""
+    _check_count(sum(map(len, parts)), fid=options.fid)
+    batch_size = options.batch_size or _batch_size(parts)
+    work = Work(
+        systems=systems,
+        shards=[shard for part in parts for shard in _shards(part, batch_size=batch_size)],
+        conditions=Conditions(
+            batch_size=batch_size,
+            expand_px=options.expand_px,
+            raw=options.raw,
+            lpips=lpips,
+            fid=options.fid,
+            residual_object=options.residual_object,
+        ),
     )
+    with show_progress("evaluate") as progress:
+        found, refused = work.run(
+            num_workers=options.num_workers, allow_broken=options.allow_broken, progress=progress
+        )
+    order = _order(parts)
+    measured = {
+        name: dataclasses.replace(one, values={key: row[order] for key, row in one.values.items()})
+        for name, one in found.items()
+    }
+    return measured, refused
+
+
+def _order(parts: Sequence[SplitArrays]) -> NDArray[np.intp]:
+    """Return the order in which samples of several sizes are those of the split."""
+    return np.argsort(np.concatenate([part.sample_id for part in parts]), kind="stable")
 
 
 def _board(
@@ -190,6 +196,7 @@ def _board(
         entries=[
             Entry(name=system.name, kind=system.kind, table=measured[system.name].table)
             for system in systems
+            if system.name in measured
         ],
         rank_by=options.rank_by,
         protocol=conditions,
@@ -200,22 +207,16 @@ def _board(
 
 
 def _check(
-    systems: Sequence[System],
-    *,
-    options: EvaluateOptions,
-    lpips: LpipsMetric | None,
-    fid: FidMetric | None,
+    systems: Sequence[System], *, options: EvaluateOptions, lpips: LpipsMetric | None
 ) -> None:
     """Refuse what would be noticed only after everything has been measured."""
     names = [system.name for system in systems]
     problems = []
     if not names:
         problems.append("No systems: name at least one to measure.")
-    if len(set(names)) < len(names):
-        problems.append(f"Systems must have names of their own; got {', '.join(names)}.")
     if options.against is not None and options.against not in names:
         problems.append(unknown_name("system to compare with", options.against, names))
-    given = {"lpips": lpips, "fid": fid, "residual_object": options.residual_object}
+    given = {"lpips": lpips, "fid": options.fid, "residual_object": options.residual_object}
     for metric, measured in given.items():
         if options.rank_by == metric and measured is None:
             problems.append(f"rank_by is {metric!r}, which is not measured here; rank by another.")
@@ -223,8 +224,13 @@ def _check(
         raise ConfigError(problems)
 
 
-def _check_holes(parts: Sequence[SplitArrays], *, dataset: PreparedDataset, split: str) -> None:
-    """Refuse a split that cannot be measured on."""
+def load_samples(dataset: PreparedDataset, *, split: str) -> Sequence[SplitArrays]:
+    """Return the samples of a split by size, all with a frozen hole.
+
+    Raises:
+        DatasetError: no samples, or some without a hole.
+    """
+    parts = dataset.load_by_size(split)
     if not sum(map(len, parts)):
         raise DatasetError(
             f"{dataset.uri}: split {split!r} holds no samples. Name another --split, or prepare "
@@ -241,6 +247,7 @@ def _check_holes(parts: Sequence[SplitArrays], *, dataset: PreparedDataset, spli
             f"{dataset.uri}: {len(unfrozen)} samples of split {split!r} have no hole mask "
             f"({some(unfrozen)}), and every system needs the same holes. Measure on val or test."
         )
+    return parts
 
 
 def _check_count(count: int, *, fid: FidMetric | None) -> None:
@@ -256,21 +263,20 @@ def _check_count(count: int, *, fid: FidMetric | None) -> None:
         )
 
 
-def _read_finished(
-    systems: Sequence[System], *, parts: Sequence[SplitArrays]
-) -> dict[str, FinishedPictures]:
-    """Return the pictures of every system that is a folder of them."""
+def _with_pictures(systems: Sequence[System], *, parts: Sequence[SplitArrays]) -> list[System]:
+    """Return the systems, those that are folders of finished pictures with all of these."""
     sizes = {
         sample: (int(part.image.shape[1]), int(part.image.shape[2]))
         for part in parts
         for sample in part.sample_id
     }
     sizes = dict(sorted(sizes.items()))
-    return {
-        system.name: read_finished(system.source, sizes=sizes)
-        for system in systems
+    return [
+        dataclasses.replace(system, finished=read_finished(system.source, sizes=sizes))
         if system.kind == "pictures"
-    }
+        else system
+        for system in systems
+    ]
 
 
 def _without(parts: Sequence[SplitArrays], missing: set[str]) -> list[SplitArrays]:
@@ -299,27 +305,6 @@ def _shards(part: SplitArrays, *, batch_size: int) -> list[SplitArrays]:
     ]
 
 
-def _in_order(measured: Measured, order: NDArray[np.intp]) -> Measured:
-    values = {metric: of_samples[order] for metric, of_samples in measured.values.items()}
-    return Measured(table=measured.table, values=values)
-
-
-def _refuse_nan(measured: Mapping[str, Measured], *, sample_id: Sequence[str]) -> None:
-    """Refuse values that are none where every sample has one."""
-    for name, found in measured.items():
-        for metric, values in found.values.items():
-            if metric.startswith("hole_"):
-                continue  # samples without a hole have none
-            bad = [
-                sample for sample, value in zip(sample_id, values, strict=True) if value != value
-            ]
-            if bad:
-                raise RayfillError(
-                    f"System {name!r} has no finite {metric} for {some(bad)}. Use another version "
-                    "of it, or leave it out."
-                )
-
-
 def _seen_before(score: ResidualObjectScore, parts: Sequence[SplitArrays]) -> str:
     """Return how the residual-object score was measured, and what it is with nothing removed."""
     score.to("cpu").reset()
@@ -340,7 +325,7 @@ def _conditions(
     split: str,
     options: EvaluateOptions,
     lpips: LpipsMetric | None,
-    fid: FidMetric | None,
+    parts: Sequence[SplitArrays],
 ) -> dict[str, str]:
     """Return what the table was measured under."""
     found = protocol(dataset, split=split, lpips_network=lpips.network if lpips else None)
@@ -351,6 +336,11 @@ def _conditions(
     )
     if options.expand_px:
         found["masks"] += f", changed by {options.expand_px:+d} px for systems and composites"
-    if fid is not None:
+    if options.fid is not None:
         found["fid"] = "Inception of 2015-12-05, composites against targets"
+    if options.residual_object is not None:
+        found["residual_object"] = _seen_before(options.residual_object, parts)
+    count, every = sum(map(len, parts)), dataset.counts[split]
+    if count < every:
+        found["samples"] = f"{count} of {every}, those that all systems have"
     return found

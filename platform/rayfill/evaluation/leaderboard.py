@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from rayfill.metrics import BUCKETS, MetricTable, Score
 from rayfill.runs.table import Cell, Column, Table, plain
 from rayfill_data.errors import ConfigError, unknown_name
+from rayfill_data.prepared.reader import PreparedDataset
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -279,6 +281,25 @@ class Leaderboard:
             rows=rows,
             sections=sections,
         )
+
+
+def protocol(dataset: PreparedDataset, *, split: str, lpips_network: str | None) -> dict[str, str]:
+    """Return the conditions that a table of metrics was measured under."""
+    manifest = dataset.manifest
+    return {
+        "dataset": manifest.source,
+        "dataset_hash": dataset.content_hash,
+        "split": f"{split} ({dataset.counts[split]} samples of "
+        f"{manifest.photo_counts[split]} photographs)",
+        "size": f"{dataset.height}x{dataset.width}" if dataset.height else "several, as given",
+        "masks": "frozen in the dataset",
+        "measured_on": "8-bit composite, RGB, no crop",
+        "psnr": "data range 1; infinite values counted, not averaged",
+        "ssim": "Gaussian window 11, sigma 1.5, mean over channels",
+        "hole_metrics": "hole pixels only",
+        "dice": "2 sum(y y') / sum(y + y') over all pixels; a perfect fill has dice_ceiling",
+        "lpips": lpips_network or "not measured: no weights",
+    }
 
 
 def psnr_and_ssim(metric: str) -> tuple[str, str]:

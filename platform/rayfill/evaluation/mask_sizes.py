@@ -6,14 +6,12 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from torch import nn
-
-from rayfill.evaluation.measure import evaluate
+from rayfill.evaluation.evaluate import evaluate
+from rayfill.evaluation.systems import System
 from rayfill.metrics import BUCKETS, MetricTable
-from rayfill.metrics.accumulate import Predict
 from rayfill.runs.table import Column, Table
 from rayfill_data.errors import DatasetError
-from rayfill_data.prepared.reader import SplitArrays
+from rayfill_data.prepared.reader import PreparedDataset
 
 _METRICS = {"psnr": 2, "ssim": 3}
 
@@ -52,16 +50,13 @@ class MaskSizes:
 
 
 def measure_mask_sizes(
-    systems: Mapping[str, Predict | nn.Module],
-    *,
-    arrays: SplitArrays,
-    expansions_px: Sequence[int],
+    references: Sequence[str | System], *, data: PreparedDataset, expansions_px: Sequence[int]
 ) -> MaskSizes:
-    """Measure systems on a split with its masks grown or shrunk by exact discs.
+    """Measure systems on the test split with its masks grown or shrunk by exact discs.
 
     Args:
-        systems: models or baselines by name.
-        arrays: pairs with a true background; against a photo that still holds the object, a larger
+        references: as for :func:`rayfill.evaluation.evaluate.evaluate`.
+        data: pairs with a true background; against a photo that still holds the object, a larger
             mask would only look worse.
         expansions_px: radii in pixels.
 
@@ -70,15 +65,13 @@ def measure_mask_sizes(
 
     Source: report P2, Table I.
     """
-    if (arrays.image == arrays.target).all():
+    if all((part.image == part.target).all() for part in data.load_by_size("test")):
         raise DatasetError(
             "No sample of this split has an object that its target lacks, so a mask cannot be too "
             "small. Take pairs, such as `rayfill prepare coco_pairs` makes."
         )
-    tables = {
-        name: [evaluate(system, arrays=arrays, expand_px=px).table for px in expansions_px]
-        for name, system in systems.items()
-    }
+    found = [evaluate(references, data=data, expand_px=px).measured for px in expansions_px]
+    tables = {name: [measured[name].table for measured in found] for name in found[0]}
     return MaskSizes(expansions_px=tuple(expansions_px), tables=tables)
 
 

@@ -3,59 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
-from rayfill.evaluation.evaluate_all import samples_parquet
+from rayfill.evaluation.differences import Difference, differences_from
 from rayfill.evaluation.leaderboard import COLUMNS, Leaderboard
-from rayfill.evaluation.measure import Measured
 from rayfill.metrics import Score
-from rayfill.metrics.significance import Difference, paired_difference
+from rayfill.metrics.aggregate import Measured
 from rayfill.runs.table import Cell, Column, Table, plain
-from rayfill_data.errors import RayfillError, redact_uri
+from rayfill_data.errors import redact_uri
 from rayfill_data.storage import write_file
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SystemDifference:
-    """How much more of a metric one system has than another on the same samples."""
-
-    system: str
-    against: str
-    metric: str
-    difference: Difference | None
-    """None where no sample has a finite value of both."""
-
-    def verdict(self) -> str:
-        """Return which one is better, as far as the samples tell."""
-        found = self.difference
-        if found is None or not found.significant:
-            return "no difference found"
-        better = (found.mean > 0) != COLUMNS[self.metric].less_is_better
-        return "better" if better else "worse"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values."""
-        found = self.difference
-        numbers = None if found is None else dataclasses.asdict(found)
-        return {
-            "system": self.system,
-            "against": self.against,
-            "metric": self.metric,
-            "difference": numbers,
-            "significant": found is not None and found.significant,
-            "verdict": self.verdict(),
-        }
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The outcome of :func:`rayfill.evaluation.evaluate.evaluate_systems`."""
+    """The outcome of :func:`rayfill.evaluation.evaluate.evaluate`."""
 
     board: Leaderboard
     measured: Mapping[str, Measured]
@@ -64,12 +35,19 @@ class Evaluation:
     """The samples that every system was measured on, sorted."""
     hole_ratio: NDArray[np.float32]
     """(N,) share of hole pixels of each."""
-    differences: Sequence[SystemDifference]
-    """Of every system from the one they are compared with, metric by metric."""
+    against: str
+    """The system that all are compared with."""
     left_out: Mapping[str, Sequence[str]]
     """Samples of the split that were not measured, by the system that lacks them."""
     sources: Mapping[str, Mapping[str, str]]
     """By system: where it is from and what else is known of it."""
+    refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """By system that was left out: why."""
+
+    @functools.cached_property
+    def differences(self) -> list[Difference]:
+        """Of every system from the one they are compared with, metric by metric."""
+        return list(differences_from(self.against, measured=self.measured))
 
     def show(self, console: Console) -> None:
         """Print the table, its buckets, its protocol and the differences."""
@@ -112,7 +90,9 @@ class Evaluation:
             "table.json": (json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n").encode(),
             "table.csv": self.csv().encode(),
             "table.md": self.markdown().encode(),
-            "samples.parquet": samples_parquet(self.measured, arrays=self),
+            "samples.parquet": samples_parquet(
+                self.measured, sample_id=self.sample_id, hole_ratio=self.hole_ratio
+            ),
         }
         root = out.rstrip("/")
         for name, content in files.items():
@@ -124,41 +104,46 @@ class Evaluation:
         for row in self.differences:
             if row.system == row.against:
                 continue
-            found, shown = row.difference, ""
+            found, shown = row.interval, ""
             if found is not None:
                 spec = f"+.{COLUMNS[row.metric].digits + 1}f"
                 shown = f"{found.mean:{spec}} [{found.low:{spec}}, {found.high:{spec}}]"
             rows.append([row.system, row.metric, shown, row.verdict()])
-        against = self.differences[0].against
         return Table(
-            title=f"Difference from {against}, paired by sample, 95 % intervals",
+            title=f"Difference from {self.against}, paired by sample, 95 % intervals",
             columns=["system", "metric", Column("difference", right=True), "verdict"],
-            rows=[*rows, [against, "all", "0", "itself"]],
+            rows=[*rows, [self.against, "all", "0", "itself"]],
         )
 
 
-def differences_from(
-    against: str, *, measured: Mapping[str, Measured]
-) -> Iterator[SystemDifference]:
-    """Yield how every system differs from one of them in every metric that all have per sample.
+def samples_parquet(
+    measured: Mapping[str, Measured],
+    *,
+    sample_id: Sequence[str],
+    hole_ratio: NDArray[np.float32],
+) -> bytes:
+    """Return a Parquet file with a row per system and sample: its metrics, NaN where none.
 
-    One by itself is listed, too: its difference is 0 and not significant, which shows that the
-    comparison finds nothing where there is nothing.
+    Args:
+        measured: By system.
+        sample_id: In the order of values.
+        hole_ratio: (N,) share of hole pixels of each.
     """
-    common = set.intersection(*(set(found.values) for found in measured.values()))
-    for name, found in measured.items():
-        for metric in COLUMNS:
-            if metric in common:
-                yield SystemDifference(
-                    system=name,
-                    against=against,
-                    metric=metric,
-                    difference=_difference(found.values[metric], measured[against].values[metric]),
-                )
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-
-def _difference(first: NDArray[np.float64], second: NDArray[np.float64]) -> Difference | None:
-    try:
-        return paired_difference(first, second)
-    except RayfillError:  # all infinite, or samples without a hole
-        return None
+    parts = [
+        pa.table(
+            {
+                "system": [name] * len(sample_id),
+                "sample_id": list(sample_id),
+                "hole_ratio": hole_ratio,
+                **found.values,
+            }
+        )
+        for name, found in measured.items()
+    ]
+    buffer = io.BytesIO()
+    table = pa.concat_tables(parts, promote_options="default")  # not all have every metric
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()

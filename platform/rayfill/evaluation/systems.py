@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from torch import Tensor
+
+from rayfill.evaluation.finished_pictures import FinishedPictures
 from rayfill.inference.baselines import BASELINES
 from rayfill.models import InpaintingModel, JointModel
 from rayfill.models.segmentation import Segmenter
 from rayfill.runs.bundle import OtherKindError, load_bundle, load_segmenter_bundle
 from rayfill.runs.references import MODELS, SYSTEMS, locate, name_problems, parse_reference
 from rayfill_data.errors import ConfigError, RayfillError
+
+if TYPE_CHECKING:
+    from rayfill.models.batch import TensorBatch
 
 SystemKind = Literal["baseline", "model", "pictures"]
 
@@ -26,9 +32,45 @@ class System:
     source: str
     """Where it is from: a baseline's name, a version in the registry, a folder."""
     model: InpaintingModel | None = None
-    """On the CPU, in eval mode; None for finished pictures."""
+    """On the CPU, in eval mode; None for finished pictures and for what is still in its bundle."""
+    bundle: str = ""
+    """Where the model is read from when it is measured."""
+    finished: FinishedPictures | None = None
+    """Its pictures of the split that is measured."""
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """What else is known of it: network, run id."""
+
+    def fill(self, batch: TensorBatch, hole_mask: Tensor) -> Tensor:
+        """Return the prediction for a batch, (B, 3, H, W) in [0, 1]."""
+        if self.finished is not None:
+            return self.finished.fill(batch, hole_mask)
+        assert self.model is not None
+        filled: Tensor = self.model(batch.image, hole_mask)
+        return filled
+
+    def opened(self) -> System:
+        """Return the system with its model.
+
+        Raises:
+            RayfillError: a bundle that is damaged.
+        """
+        if not self.bundle:
+            return self
+        return dataclasses.replace(self, model=load_bundle(self.bundle).model, bundle="")
+
+    def only(self, samples: Sequence[str]) -> System:
+        """Return the system with no other finished pictures than those of some samples."""
+        if self.finished is None:
+            return self
+        return dataclasses.replace(self, finished=self.finished.only(samples))
+
+
+def trained(bundles: Mapping[str, str]) -> list[System]:
+    """Return models by name, of which one at a time is read from its bundle."""
+    return [
+        System(name=name, kind="model", source=bundle, bundle=bundle)
+        for name, bundle in bundles.items()
+    ]
 
 
 def open_system(value: str, *, tracking_uri: str | None = None) -> System:
@@ -68,8 +110,10 @@ def open_system(value: str, *, tracking_uri: str | None = None) -> System:
     )
 
 
-def open_systems(values: Sequence[str], *, tracking_uri: str | None = None) -> list[System]:
-    """Return the systems that values name, each under a name of its own.
+def open_systems(
+    values: Sequence[str | System], *, tracking_uri: str | None = None
+) -> list[System]:
+    """Return the systems that values name or are, each under a name of its own.
 
     Raises:
         ConfigError: with the problem of every value.
@@ -77,6 +121,9 @@ def open_systems(values: Sequence[str], *, tracking_uri: str | None = None) -> l
     systems: list[System] = []
     problems: list[str] = []
     for value in values:
+        if isinstance(value, System):
+            systems.append(value)
+            continue
         try:
             systems.append(open_system(value, tracking_uri=tracking_uri))
         except ConfigError as error:

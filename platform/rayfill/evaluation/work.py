@@ -1,162 +1,227 @@
-"""Measuring systems part by part: in this process, or every part as a task of Ray."""
+"""Measuring systems shard by shard: in this process, or every shard as a task of Ray."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
+import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rayfill.evaluation.finished_pictures import FinishedPictures
-from rayfill.evaluation.measure import MeasureOptions, Part, measure_part
-from rayfill.metrics import FidMetric, LpipsMetric
-from rayfill.metrics.accumulate import Fill, filled_by
-from rayfill.models import InpaintingModel, JointModel
+from rayfill.evaluation.systems import System
+from rayfill.metrics import (
+    FidMetric,
+    InpaintingMetrics,
+    LpipsMetric,
+    MaskQuality,
+    MetricTable,
+    ResidualObjectScore,
+    Score,
+)
+from rayfill.metrics.accumulate import (
+    Fill,
+    removal_names,
+    removal_table,
+    take_filled,
+    take_removals,
+)
+from rayfill.metrics.aggregate import Measured
+from rayfill.metrics.states import State, add_states, taken
+from rayfill.models import JointModel
+from rayfill.models.batch import TensorBatch, to_device
 from rayfill_data.errors import RayfillError
+from rayfill_data.prepared.batches import evaluation_batches
 from rayfill_data.prepared.reader import SplitArrays
 from rayfill_data.progress import ProgressCallback
 from rayfill_data.sources.files import some
-
-if TYPE_CHECKING:
-    from rayfill.models.batch import TensorBatch
 
 #: A Ray cluster of one's own takes 15 to 20 s to start and to import everything in every worker:
 #: what is finished here in less than this is finished here.
 RAY_PAYS_OFF_S = 60.0
 
+#: The same where a cluster is connected, whose workers only have to import torch.
+CONNECTED_PAYS_OFF_S = 10.0
+
+#: Which system, on which shard.
+Task = tuple[int, int]
+
+
+class NotFiniteError(RayfillError):
+    """A system that answered with values that are not finite, and for which samples."""
+
+    def __init__(self, system: str, samples: Sequence[str]) -> None:
+        self.system, self.samples = system, tuple(samples)
+        super().__init__(
+            f"System {system!r} answered with values that are not finite for {some(samples)}. A "
+            "mean over the others would hide it: use another version of it, or leave it out."
+        )
+
+    def __reduce__(self) -> tuple[type[NotFiniteError], tuple[str, tuple[str, ...]]]:
+        """Let the error cross processes with what it says."""
+        return type(self), (self.system, self.samples)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Measurable:
-    """A system in the form in which it is measured, and in which it travels."""
+class Conditions:
+    """How systems' pictures are made, and what is measured of them."""
 
-    name: str
-    model: InpaintingModel | None = None
-    finished: FinishedPictures | None = None
-    """Its pictures, where it is no model."""
-    wants_gpu: bool = False
+    batch_size: int = 32
+    """Samples at a time."""
+    expand_px: int = 0
+    """Give holes grown by so many pixels, or shrunk if below 0."""
+    raw: bool = False
+    """Measure what a system answers, known pixels included, instead of the composite."""
+    lpips: LpipsMetric | None = None
+    fid: FidMetric | None = None
+    residual_object: ResidualObjectScore | None = None
+    """Of this, as of FID, what it has collected before is dropped."""
 
-    def only(self, samples: Sequence[str]) -> Measurable:
-        """Return the system with no other finished pictures than those of some samples."""
-        if self.finished is None:
-            return self
-        return dataclasses.replace(self, finished=self.finished.only(samples))
+    def to(self, device: torch.device | str) -> Conditions:
+        """Move the networks to a device, and return the same with what was collected dropped."""
+        for network in (self.lpips, self.fid, self.residual_object):
+            if network is not None:
+                network.to(device)
+        for metric in (self.fid, self.residual_object):
+            if metric is not None:
+                metric.reset()
+        return self
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """What metrics took of one batch; in order, parts add up to the same bits in any shards."""
+
+    given: State
+    """Of holes that were given."""
+    residual: State | None = None
+    """Of what is still seen of the objects in them."""
+    removals: State | None = None
+    """Of holes that a joint model found by itself."""
+    masks: State | None = None
+    """Of the masks that it found."""
+    removal_residual: State | None = None
+    fid: State | None = None
+    """Of a whole shard, with its last batch: it is large."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Work:
     """Every system on every shard of a split."""
 
-    systems: Sequence[Measurable]
+    systems: Sequence[System]
     shards: Sequence[SplitArrays]
     """Whole batches each, so that no value depends on how many shards there are."""
-    options: MeasureOptions
-    lpips: LpipsMetric | None = None
-    fid: FidMetric | None = None
+    conditions: Conditions
 
-    def run(self, *, num_workers: int | None, progress: ProgressCallback) -> dict[str, list[Part]]:
-        """Return the parts of every system, in the order of the shards.
+    def run(
+        self, *, num_workers: int | None, allow_broken: bool, progress: ProgressCallback
+    ) -> tuple[dict[str, Measured], dict[str, str]]:
+        """Return what systems scored, values in the order of the shards, and which are refused.
 
         Args:
             num_workers: 1: one after the other in this process. More: so many at a time on Ray.
-                None: in this process, but on all of a Ray cluster once the pace of the first part
-                of each system says that more than a minute is left.
+                None: in this process, but on all of a Ray cluster as soon as the pace so far says
+                that this pays off.
+            allow_broken: Go on without systems whose answers are not finite; why, is said by name.
             progress: Called with samples done and in all.
 
         Raises:
-            RayfillError: whatever a part raised.
+            NotFiniteError: answers of a system, or of all, that are not finite, naming samples.
+            RayfillError: too few samples for an FID, or whatever else a shard raised.
         """
-        # The first part of every system goes first: it tells the system's pace.
-        tasks = [
-            (system, shard)
-            for shard in range(len(self.shards))
-            for system in range(len(self.systems))
-        ]
-        found: dict[tuple[int, int], Part] = {}
-        count = sum(len(self.shards[shard]) for _, shard in tasks)
-        done = 0
-
-        def take(task: tuple[int, int], part: Part) -> None:
-            nonlocal done
-            found[task] = part
+        shards = range(len(self.shards))
+        # The first shard of every system goes first: it tells the pace, and most that is broken.
+        tasks = sorted(
+            itertools.product(range(len(self.systems)), shards), key=lambda t: (t[1] > 0, t)
+        )
+        found: dict[Task, list[Part] | NotFiniteError] = {}
+        done, count = 0, len(self.systems) * sum(map(len, self.shards))
+        for task, parts in self._measure(tasks, num_workers=num_workers, count=count):
+            if isinstance(parts, NotFiniteError) and not allow_broken:
+                raise parts
+            found[task] = parts
             done += len(self.shards[task[1]])
             progress(done, count)
+        measured, refused = dict[str, Measured](), dict[str, NotFiniteError]()
+        for index, system in enumerate(self.systems):
+            parts = []
+            for shard in shards:
+                one = found[index, shard]
+                if isinstance(one, NotFiniteError):
+                    refused.setdefault(system.name, one)
+                else:
+                    parts += one
+            if system.name not in refused:
+                measured[system.name] = merged(parts, self.conditions)
+        if not measured:
+            raise next(iter(refused.values()))
+        return measured, {name: str(error) for name, error in refused.items()}
 
-        here = {None: tasks[: len(self.systems)], 1: tasks}.get(num_workers, [])
-        began = time.monotonic()
-        for task in here:
-            take(task, self._measure(*task))
-        rest = tasks[len(here) :]
-        spent_s = time.monotonic() - began
-        if num_workers is not None or pays_off(spent_s=spent_s, done=done, left=count - done):
-            self._on_ray(rest, num_workers=num_workers, take=take)
-        else:
-            for task in rest:
-                take(task, self._measure(*task))
-        return {
-            system.name: [found[index, shard] for shard in range(len(self.shards))]
-            for index, system in enumerate(self.systems)
-        }
-
-    def _measure(self, system: int, shard: int) -> Part:
-        return measure(self.systems[system], self.shards[shard], self.options, self.lpips, self.fid)
+    def _measure(
+        self, tasks: Sequence[Task], *, num_workers: int | None, count: int
+    ) -> Iterator[tuple[Task, list[Part] | NotFiniteError]]:
+        opened = functools.lru_cache(maxsize=1)(lambda index: self.systems[index].opened())
+        began, done = time.monotonic(), 0
+        for number, (index, shard) in enumerate(tasks):
+            spent_s = time.monotonic() - began
+            if num_workers is None:
+                on_ray = pays_off(spent_s=spent_s, done=done, left=count - done)
+            else:
+                on_ray = num_workers > 1
+            if on_ray:
+                yield from self._on_ray(tasks[number:], at_a_time=num_workers, opened=opened)
+                return
+            yield (index, shard), measure(opened(index), self.shards[shard], self.conditions)
+            done += len(self.shards[shard])
 
     def _on_ray(
-        self,
-        tasks: Sequence[tuple[int, int]],
-        *,
-        num_workers: int | None,
-        take: Callable[[tuple[int, int], Part], None],
-    ) -> None:
-        if not tasks:
-            return
+        self, tasks: Sequence[Task], *, at_a_time: int | None, opened: Callable[[int], System]
+    ) -> Iterator[tuple[Task, list[Part] | NotFiniteError]]:
         import ray
 
         from rayfill.training.cluster import ray_cluster
 
-        # What is on this process's GPU could not be unpacked where there is none.
-        own = (self.lpips, self.fid, self.options.residual_object)
-        for module in (*own, *(system.model for system in self.systems)):
-            if module is not None:
-                module.to("cpu")
         with ray_cluster() as capacity:
             remote = ray.remote(measure)
-            shared = [ray.put(value) for value in (self.options, self.lpips, self.fid)]
+            # What is on this process's GPU could not be unpacked where there is none.
+            conditions = ray.put(self.conditions.to("cpu"))
             shards = {shard: ray.put(self.shards[shard]) for shard in {s for _, s in tasks}}
-            models = {
-                index: ray.put(system)
-                for index, system in enumerate(self.systems)
-                if system.finished is None
-            }
 
-            def start(task: tuple[int, int]) -> Any:
+            @functools.lru_cache(maxsize=1)  # tasks go system by system
+            def put(index: int) -> Any:
+                system = opened(index)
+                if system.model is not None:
+                    system.model.to("cpu")
+                return ray.put(system)
+
+            def start(task: Task) -> Any:
                 index, shard = task
                 system = self.systems[index]
-                gpus = 1 if system.wants_gpu and capacity.gpus else 0
-                what = models.get(index) or system.only(self.shards[shard].sample_id)
+                gpus = 1 if system.kind == "model" and capacity.gpus else 0
+                what = system.only(self.shards[shard].sample_id) if system.finished else put(index)
                 return remote.options(num_cpus=1, num_gpus=gpus).remote(
-                    what, shards[shard], *shared
+                    what, shards[shard], conditions
                 )
 
-            for task, part in _as_they_end(start, tasks, at_a_time=num_workers):
-                take(task, part)
+            yield from _as_they_end(start, tasks, at_a_time=at_a_time)
 
 
 def _as_they_end(
-    start: Callable[[tuple[int, int]], Any],
-    tasks: Sequence[tuple[int, int]],
-    *,
-    at_a_time: int | None,
-) -> Iterator[tuple[tuple[int, int], Part]]:
+    start: Callable[[Task], Any], tasks: Sequence[Task], *, at_a_time: int | None
+) -> Iterator[tuple[Task, list[Part] | NotFiniteError]]:
     """Yield tasks with what they returned; those that wait are given up when one has failed."""
     import ray
     from ray.exceptions import RayTaskError
 
     waiting = list(reversed(tasks))
-    running: dict[Any, tuple[int, int]] = {}
+    running: dict[Any, Task] = {}
     try:
         while waiting or running:
             while waiting and (at_a_time is None or len(running) < at_a_time):
@@ -174,60 +239,147 @@ def _as_they_end(
 
 
 def pays_off(*, spent_s: float, done: int, left: int) -> bool:
-    """Tell whether what is left takes so long that starting Ray is worth it.
+    """Tell whether what is left takes so long that going on on Ray is worth it.
 
     Args:
         spent_s: Seconds that ``done`` samples took.
-        done: Samples measured.
+        done: Samples measured; no pace is known before the first.
         left: Samples to measure.
     """
-    return (os.cpu_count() or 1) > 1 and spent_s * left / max(done, 1) > RAY_PAYS_OFF_S
+    connected = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    least_s = CONNECTED_PAYS_OFF_S if connected else RAY_PAYS_OFF_S
+    elsewhere = connected or (os.cpu_count() or 1) > 1
+    return elsewhere and done > 0 and spent_s * left / done > least_s
 
 
 def measure(
-    system: Measurable,
-    arrays: SplitArrays,
-    options: MeasureOptions,
-    lpips: LpipsMetric | None,
-    fid: FidMetric | None,
-) -> Part:
-    """Return what a system's metrics add up to over some samples; a task of Ray, too.
+    system: System, arrays: SplitArrays, conditions: Conditions
+) -> list[Part] | NotFiniteError:
+    """Return what metrics take of a system's answers by batch, or that they are not finite.
+
+    Runs in this process, and as a task of Ray. A joint model is given the holes like any other,
+    and, on a split with labels, measured a second time finding them by itself.
 
     Raises:
-        RayfillError: answers that are not finite, naming the sample.
+        DatasetError: samples without frozen holes.
     """
     # Ray hides GPUs from a task that asked for none.
-    device = torch.device("cuda" if system.wants_gpu and torch.cuda.is_available() else "cpu")
-    model = None if system.model is None else system.model.to(device).eval()
-    if model is not None:
-        fill = filled_by(model)
-    else:
-        assert system.finished is not None
-        fill = system.finished.fill
-    return measure_part(
-        _finite(fill, name=system.name, raw=options.raw),
-        arrays=arrays,
-        options=options,
-        device=device,
-        lpips=None if lpips is None else lpips.to(device),
-        fid=None if fid is None else fid.to(device),
-        joint=model if isinstance(model, JointModel) else None,
+    on_gpu = system.kind == "model" and torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    fid = conditions.to(device).fid
+    if system.model is not None:
+        system.model.to(device).eval()
+    parts = []
+    with torch.inference_mode():
+        for batch in evaluation_batches(arrays, batch_size=conditions.batch_size):
+            try:
+                parts.append(_part(system, to_device(batch, device=device), conditions))
+            except NotFiniteError as error:
+                return error
+    if fid is not None:
+        parts[-1] = dataclasses.replace(parts[-1], fid=taken(fid))
+    return parts
+
+
+def _part(system: System, batch: TensorBatch, conditions: Conditions) -> Part:
+    device, residual = batch.image.device, conditions.residual_object
+    metrics = InpaintingMetrics(lpips=conditions.lpips, keep_values=True).to(device)
+    take_filled(
+        _finite(system, raw=conditions.raw),
+        [batch],
+        metrics=metrics,
+        expand_px=conditions.expand_px,
+        raw=conditions.raw,
+        fid=conditions.fid,
+        residual=residual,
+    )
+    _refuse_nan(metrics, batch=batch, system=system)
+    part = Part(given=taken(metrics), residual=taken(residual) if residual else None)
+    if not isinstance(system.model, JointModel) or batch.labels is None:
+        return part
+    quality = MaskQuality().to(device)
+    take_removals(system.model, [batch], metrics=metrics, quality=quality, residual=residual)
+    _refuse_nan(metrics, batch=batch, system=system)
+    return dataclasses.replace(
+        part,
+        removals=taken(metrics),
+        masks=taken(quality),
+        removal_residual=taken(residual) if residual else None,
     )
 
 
-def _finite(fill: Fill, *, name: str, raw: bool) -> Fill:
-    """Return ``fill``, refusing answers that are not finite where they would be measured."""
+def _finite(system: System, *, raw: bool) -> Fill:
+    """Return what fills, refusing answers that are not finite where they would be measured."""
 
     def filled(batch: TensorBatch, hole_mask: Tensor) -> Tensor:
-        prediction = fill(batch, hole_mask)
+        prediction = system.fill(batch, hole_mask)
         known = torch.zeros_like(hole_mask) if raw else 1 - hole_mask
-        usable = (prediction.isfinite() | (known > 0.5)).flatten(1).all(dim=1).tolist()
-        bad = [sample for sample, good in zip(batch.sample_id, usable, strict=True) if not good]
-        if bad:
-            raise RayfillError(
-                f"System {name!r} answered with values that are not finite for {some(bad)}. A mean "
-                "over the others would hide it: use another version of it, or leave it out."
-            )
+        usable = (prediction.isfinite() | (known > 0.5)).flatten(1).all(dim=1)
+        _refuse(~usable, batch=batch, system=system)
         return prediction
 
     return filled
+
+
+def _refuse_nan(metrics: InpaintingMetrics, *, batch: TensorBatch, system: System) -> None:
+    """Refuse values that are none where every sample has one."""
+    for metric, values in metrics.sample_values().items():
+        if not metric.startswith("hole_"):  # samples without a hole have none
+            _refuse(torch.from_numpy(values).isnan(), batch=batch, system=system)
+
+
+def _refuse(bad: Tensor, *, batch: TensorBatch, system: System) -> None:
+    if bad.any():
+        samples = [batch.sample_id[row] for row in bad.nonzero().flatten().tolist()]
+        raise NotFiniteError(system.name, samples)
+
+
+def merged(parts: Sequence[Part], conditions: Conditions) -> Measured:
+    """Return what a system scored over all parts, values in their order.
+
+    Args:
+        parts: Of all batches of a split, one or more.
+        conditions: What they were measured under.
+
+    Raises:
+        RayfillError: too few samples for an FID.
+    """
+    fid, residual = conditions.to("cpu").fid, conditions.residual_object
+    metrics = _refilled([part.given for part in parts], conditions)
+    table: MetricTable = metrics.compute()
+    values = metrics.sample_values()
+    removals = [part.removals for part in parts if part.removals is not None]
+    if removals:
+        own, quality = _refilled(removals, conditions), MaskQuality()
+        add_states(quality, [part.masks for part in parts if part.masks is not None])
+        values |= removal_names(own.sample_values())
+        found = removal_table(own, quality)
+        table = MetricTable(
+            total=table.total | found.total,
+            buckets={name: scores | found.buckets[name] for name, scores in table.buckets.items()},
+        )
+    if fid is not None:
+        add_states(fid, [part.fid for part in parts if part.fid is not None])
+        count = int(fid.real_features_num_samples)
+        table.total["fid"] = Score(mean=float(fid.compute()), std=math.nan, n=count, n_infinite=0)
+    if residual is not None:
+        table.total.update(_residual(residual, [part.residual for part in parts]))
+        own_residual = _residual(residual, [part.removal_residual for part in parts])
+        table.total.update(removal_names(own_residual))
+    return Measured(table=table, values=values)
+
+
+def _refilled(states: Sequence[State], conditions: Conditions) -> InpaintingMetrics:
+    """Return metrics that have seen what others have seen, sample by sample."""
+    metrics = InpaintingMetrics(lpips=conditions.lpips, keep_values=True)
+    metrics.add(torch.cat([rows for state in states for rows in state["rows"]]))
+    metrics._update_count += 1  # else it warns of a value without samples
+    return metrics
+
+
+def _residual(score: ResidualObjectScore, states: Sequence[State | None]) -> dict[str, Score]:
+    """Return what is still seen of the objects, where that was measured."""
+    known = [state for state in states if state is not None]
+    score.reset()
+    add_states(score, known)
+    return score.compute() if known else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -93,6 +94,15 @@ def _scores_of(plain: Mapping[str, Mapping[str, float | int | None]]) -> dict[st
     }
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A system's metrics over a split, and what they were of every sample."""
+
+    table: MetricTable
+    values: dict[str, NDArray[np.float64]]
+    """(N,) by metric, in the split's order; NaN where a sample has none (no hole)."""
+
+
 class InpaintingMetrics(Metric):
     """PSNR, SSIM and L1 of composites, whole and in the hole, Dice, and LPIPS if given.
 
@@ -115,14 +125,14 @@ class InpaintingMetrics(Metric):
     counts: Tensor
     infinite: Tensor
     products: Tensor
-    values: list[Tensor]
+    rows: list[Tensor]
 
     def __init__(self, *, lpips: LpipsMetric | None = None, keep_values: bool = False) -> None:
         """Start empty.
 
         Args:
             lpips: also measure this distance, under the name ``lpips``.
-            keep_values: keep every sample's values for :meth:`sample_values`.
+            keep_values: keep every sample's row for :meth:`sample_values` and :meth:`add`.
         """
         super().__init__()
         self.lpips = lpips
@@ -136,7 +146,7 @@ class InpaintingMetrics(Metric):
         # sum(y y'), sum(y y), sum(y'), sum(y), and the number of samples
         products = torch.zeros((5, len(BUCKETS)), dtype=torch.float64)
         self.add_state("products", default=products, dist_reduce_fx="sum")
-        self.add_state("values", default=[], dist_reduce_fx="cat")
+        self.add_state("rows", default=[], dist_reduce_fx="cat")
 
     def update(self, composite: Tensor, target: Tensor, hole_mask: Tensor) -> None:
         """Add samples.
@@ -151,13 +161,24 @@ class InpaintingMetrics(Metric):
         """
         values = self._values(composite, target, hole_mask)  # (metrics, B)
         hole_px = (hole_mask > 0.5).sum(dim=(1, 2, 3))
-        bucket = bucket_of(hole_px / hole_mask[0].numel())
+        ratio = (hole_px / hole_mask[0].numel()).double()
+        self.add(torch.cat([values, ratio[None], _products(composite, target)]).T)
+
+    def add(self, rows: Tensor) -> None:
+        """Add samples by their rows, one by one: sums are the same to the bit in any batches.
+
+        Args:
+            rows: (B, metrics + 6) float64: values, share of hole, and what Dice is made of.
+        """
+        count = len(self.metric_names)
+        values, ratio, products = rows.T[:count], rows.T[count], rows.T[count + 1 :]
+        bucket = bucket_of(ratio)
         counted = torch.ones_like(values, dtype=torch.bool)
         for row, name in enumerate(self.metric_names):
             if name.startswith("hole_"):
-                counted[row] = hole_px > 0
+                counted[row] = ratio > 0
         if self.keep_values:
-            self.values.append(torch.where(counted, values, math.nan).T)
+            self.rows.append(rows)
         infinite = counted & values.isposinf()
         finite = counted & ~infinite
         kept = torch.where(finite, values, 0.0)
@@ -166,17 +187,17 @@ class InpaintingMetrics(Metric):
         self.squares = self.squares.index_add(1, bucket, kept.square())
         self.counts = self.counts.index_add(1, bucket, finite.double())
         self.infinite = self.infinite.index_add(1, bucket, infinite.double())
-        self.products = self.products.index_add(1, bucket, _products(composite, target))
+        self.products = self.products.index_add(1, bucket, products)
 
     def sample_values(self) -> dict[str, NDArray[np.float64]]:
         """Return (N,) values by metric in the order samples were added, NaN where none is defined.
 
         Dice is pooled over pixels and has no value per sample. Needs ``keep_values``.
         """
-        if not self.values:
+        if not self.rows:
             return {name: np.empty(0) for name in self.metric_names}
-        columns = torch.cat(self.values).cpu().numpy().T
-        return dict(zip(self.metric_names, columns, strict=True))
+        columns = torch.cat(self.rows).cpu().numpy().T
+        return dict(zip(self.metric_names, columns, strict=False))
 
     def _values(self, composite: Tensor, target: Tensor, hole_mask: Tensor) -> Tensor:
         similarity = ssim_map(composite, target, data_range=_DATA_RANGE)

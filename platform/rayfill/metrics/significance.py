@@ -14,7 +14,7 @@ _CHUNK = 250
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Difference:
+class Interval:
     """Mean of ``first - second`` with a bootstrap confidence interval."""
 
     mean: float
@@ -30,6 +30,10 @@ class Difference:
         """Whether the interval leaves out 0."""
         return self.low > 0 or self.high < 0
 
+    def __neg__(self) -> Interval:
+        """Return that of ``second - first``."""
+        return dataclasses.replace(self, mean=-self.mean, low=-self.high, high=-self.low)
+
     def __str__(self) -> str:
         return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
@@ -41,7 +45,7 @@ def paired_difference(
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
-) -> Difference:
+) -> Interval:
     """Return how much better ``first`` is than ``second`` on the same samples.
 
     The interval is the percentile bootstrap of the mean difference. Samples are drawn again with
@@ -72,7 +76,7 @@ def paired_difference(
     draws = _resampled_means(differences, resamples=resamples, rng=np.random.default_rng(seed))
     tail = 50 * (1 - confidence)
     low, high = np.percentile(draws, [tail, 100 - tail])
-    return Difference(
+    return Interval(
         mean=float(differences.mean()),
         low=float(low),
         high=float(high),

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 from torchmetrics import Metric
 
-#: Sums, counts and lists of values by name, on the CPU.
+#: Sums, counts and lists of rows by name, on the CPU.
 State = Mapping[str, Any]
 
 
-def state_of(metric: Metric) -> State:
-    """Return what a metric has added up so far."""
+def taken(metric: Metric) -> State:
+    """Return what a metric has added up so far, and empty it."""
 
     def move(value: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
         if isinstance(value, list):
             return [part.detach().cpu() for part in value]
         return value.detach().cpu()
 
-    return {name: move(value) for name, value in metric.metric_state.items()}
+    state = {name: move(value) for name, value in metric.metric_state.items()}
+    metric.reset()
+    return state
 
 
-def add_states(metric: Metric, states: Sequence[State]) -> None:
+def add_states(metric: Metric, states: Iterable[State]) -> None:
     """Let an empty metric have seen what others of its kind have seen, in their order.
 
     Args:
-        metric: made like those that the states are of, on the CPU.
-        states: what :func:`state_of` returned; sums add up, lists are joined.
+        metric: made like those that the states are of, on the CPU; of sums alone.
+        states: what :func:`taken` returned.
     """
-    for state in reversed(states):  # torchmetrics puts what comes in before what is there
+    for state in states:
         metric.merge_state(dict(state))
-    metric._update_count += len(states)  # else it warns of a value without samples
+        metric._update_count += 1  # else it warns of a value without samples

@@ -7,10 +7,11 @@ import dataclasses
 import io
 import re
 from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import rich.table
-from rich.console import JustifyMethod
-from rich.text import Text
+if TYPE_CHECKING:
+    import rich.table
+    from rich.console import JustifyMethod
 
 Cell = str | int | float
 
@@ -64,6 +65,9 @@ class Table:
 
     def __rich__(self) -> rich.table.Table:
         """Return what the console prints, every character of a cell as it is."""
+        import rich.table
+        from rich.text import Text
+
         table = rich.table.Table(title=Text(self.title, "table.title") if self.title else None)
         columns = self._columns()
         for column in columns:

@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rayfill.config.run import RunConfig
-from rayfill.evaluation.comparison import against_baselines, between_systems
-from rayfill.evaluation.evaluate import EvaluateOptions, evaluate_systems
-from rayfill.evaluation.evaluate_all import evaluate_bundles, lpips_if_available, samples_parquet
-from rayfill.evaluation.leaderboard import Entry, Leaderboard, psnr_and_ssim
-from rayfill.evaluation.measure import Measured, evaluate, protocol
-from rayfill.evaluation.systems import open_systems
-from rayfill.runs.bundle import load_bundle
+from rayfill.evaluation.differences import against_baselines, between_systems
+from rayfill.evaluation.evaluate import evaluate, load_samples, lpips_if_available
+from rayfill.evaluation.leaderboard import Entry, Leaderboard, protocol, psnr_and_ssim
+from rayfill.evaluation.result import Evaluation, samples_parquet
+from rayfill.evaluation.systems import trained
+from rayfill.metrics.aggregate import Measured
 from rayfill.runs.folder import Outcome, RunFolder
 from rayfill.runs.record import attach_tracker
 from rayfill.runs.run_page import record_result, test_scores
@@ -24,7 +23,8 @@ from rayfill.runs.sweep_folder import SAMPLES, TABLE_DATA, TABLE_TEXT
 from rayfill.sweeps.page import record_sweep
 from rayfill.sweeps.stages import SweepRun
 from rayfill.sweeps.trials import earlier_job
-from rayfill_data.prepared.reader import PreparedDataset, SplitArrays
+from rayfill_data.errors import RayfillError
+from rayfill_data.prepared.reader import PreparedDataset
 
 if TYPE_CHECKING:
     from rayfill.config.sections import EvalConfig
@@ -41,8 +41,6 @@ class Others:
     measured: Mapping[str, Measured]
     lpips: LpipsMetric | None
     why_no_lpips: str
-    test: SplitArrays
-    """The split that all systems are measured on, loaded once."""
 
 
 def measure_others(names: Sequence[str], *, dataset: PreparedDataset, config: EvalConfig) -> Others:
@@ -57,34 +55,18 @@ def measure_others(names: Sequence[str], *, dataset: PreparedDataset, config: Ev
 
     Raises:
         ConfigError: a name that is no system.
-        DatasetError: finished pictures that do not fit the split.
+        DatasetError: a split that cannot be measured on, or finished pictures that do not fit it.
     """
     lpips, why_not = lpips_if_available(config)
-    test = dataset.load("test")
-    systems = open_systems(names)
-    measured: dict[str, Measured] = {}
-    if systems:
-        found = evaluate_systems(
-            systems,
-            dataset=dataset,
-            options=EvaluateOptions(num_workers=1),
-            lpips=lpips,
-            progress=lambda done, total: None,
-        )
-        row = {sample: index for index, sample in enumerate(found.sample_id)}
-        order = [row[sample] for sample in test.sample_id]
-        measured = {
-            name: Measured(
-                table=one.table, values={key: some[order] for key, some in one.values.items()}
-            )
-            for name, one in found.measured.items()
-        }
+    if not names:
+        load_samples(dataset, split="test")
+        return Others(kinds={}, measured={}, lpips=lpips, why_no_lpips=why_not)
+    found = evaluate(names, data=dataset, lpips=lpips)
     return Others(
-        kinds={system.name: system.kind for system in systems},
-        measured=measured,
+        kinds={name: facts["kind"] for name, facts in found.sources.items()},
+        measured=found.measured,
         lpips=lpips,
         why_no_lpips=why_not,
-        test=test,
     )
 
 
@@ -101,8 +83,11 @@ class SweepResults:
 
     @functools.cached_property
     def runs(self) -> list[RunConfig]:
-        """The runs that got as far as a validation, the winner last."""
-        return self.run.runs(self.winner)
+        """The runs that got as far as a validation and can be measured, the winner last."""
+        found = [run for run in self.run.runs(self.winner) if run.name not in self.refused]
+        if not found:
+            raise RayfillError("\n".join(self.refused.values()))
+        return found
 
     @functools.cached_property
     def best(self) -> RunConfig:
@@ -112,15 +97,44 @@ class SweepResults:
     @functools.cached_property
     def bundles(self) -> dict[str, str]:
         """Where the model bundles of all networks in the table lie, by name."""
-        own = {run.name: self.run.job(run).folder.bundle for run in self.runs}
-        beside = {name: RunFolder(folder).bundle for name, folder in self.run.sweep.beside.items()}
-        return own | beside
+        return {name: uri for name, uri in self._bundles.items() if name not in self.refused}
+
+    @functools.cached_property
+    def refused(self) -> dict[str, str]:
+        """Why networks were trained for the table and do not stand in it, by name."""
+        on_val = self._on_val.refused if self._on_val else {}
+        return {**self._on_test.refused, **on_val}
 
     @functools.cached_property
     def measured(self) -> dict[str, Measured]:
         """Every system's metrics on the test split, also per sample."""
-        networks = evaluate_bundles(self.bundles, arrays=self.others.test, lpips=self.others.lpips)
-        return networks | dict(self.others.measured)
+        networks = self._on_test.measured
+        return {name: networks[name] for name in self.bundles} | dict(self.others.measured)
+
+    @functools.cached_property
+    def _bundles(self) -> dict[str, str]:
+        own = {run.name: self.run.job(run).folder for run in self.run.runs(self.winner)}
+        beside = {name: RunFolder(folder) for name, folder in self.run.sweep.beside.items()}
+        return {name: folder.bundle for name, folder in (own | beside).items()}
+
+    @functools.cached_property
+    def _on_test(self) -> Evaluation:
+        return self._evaluate(self._bundles, split="test", lpips=self.others.lpips)
+
+    @functools.cached_property
+    def _on_val(self) -> Evaluation | None:
+        """What runs score on the validation split that were validated by another metric."""
+        runs = self.run.runs(self.winner)
+        metric = self.champion_metric
+        names = [run.name for run in runs if run.eval.select_metric != metric]
+        return self._evaluate({n: self._bundles[n] for n in names}, split="val") if names else None
+
+    def _evaluate(
+        self, bundles: Mapping[str, str], *, split: str, lpips: LpipsMetric | None = None
+    ) -> Evaluation:
+        return evaluate(
+            trained(bundles), data=self.run.dataset, split=split, lpips=lpips, allow_broken=True
+        )
 
     @functools.cached_property
     def leaderboard(self) -> Leaderboard:
@@ -143,6 +157,7 @@ class SweepResults:
                 *self.run.sweep.notes,
                 *self.notes,
                 *failed,
+                *self.refused.values(),
                 *([why_not] if why_not else []),
             ],
         )
@@ -171,11 +186,15 @@ class SweepResults:
         for name, text in tables.items():
             folder.write(name, text.encode())
             run.parent.text(text, name)
-        folder.write(SAMPLES, samples_parquet(self.measured, arrays=self.others.test))
+        tested = self._on_test
+        samples = samples_parquet(
+            self.measured, sample_id=tested.sample_id, hole_ratio=tested.hole_ratio
+        )
+        folder.write(SAMPLES, samples)
         best = self.best
         table = self.measured[best.name].table
-        for trained in self.runs:
-            self._record(trained)
+        for one in self.runs:
+            self._record(one)
         record_sweep(
             run.parent,
             name=run.name,
@@ -204,11 +223,14 @@ class SweepResults:
             self.leaderboard,
             jobs=[
                 *(run.job(trained) for trained in self.runs),
-                *(earlier_job(name, folder=RunFolder(f)) for name, f in run.sweep.beside.items()),
+                *(earlier_job(name, folder=folder) for name, folder in self._beside.items()),
             ],
             measured=self.measured,
-            arrays=self.others.test,
-            outcomes=self.outcomes,
+            arrays=run.dataset.load("test"),
+            outcomes={
+                name: dataclasses.replace(outcome, reason=self.refused.get(name, outcome.reason))
+                for name, outcome in self.outcomes.items()
+            },
             parent=run.parent,
             console=run.console,
         )
@@ -230,13 +252,12 @@ class SweepResults:
                 name=name,
                 kind="earlier",
                 table=self.measured[name].table,
-                epochs=str(len(RunFolder(folder).history())),
+                epochs=str(len(folder.history())),
                 val_score=max(
-                    RunFolder(folder).scores(run.trials[0].eval.select_metric).values(),
-                    default=math.nan,
+                    folder.scores(run.trials[0].eval.select_metric).values(), default=math.nan
                 ),
             )
-            for name, folder in run.sweep.beside.items()
+            for name, folder in self._beside.items()
         ]
         others = [
             Entry(name=name, kind=kind, table=self.measured[name].table)
@@ -257,21 +278,14 @@ class SweepResults:
         """Return a run's validation score of the metric that all runs are ranked by."""
         if trained.eval.select_metric == self.champion_metric:
             return self.run.score(trained)
-        if trained.name not in self._measured_on_val:
-            model = load_bundle(self.bundles[trained.name]).model
-            table = evaluate(model, arrays=self._val).table
-            self._measured_on_val[trained.name] = table.total[self.champion_metric].mean
-        return self._measured_on_val[trained.name]
+        assert self._on_val is not None
+        return self._on_val.measured[trained.name].table.total[self.champion_metric].mean
 
     @functools.cached_property
-    def _val(self) -> SplitArrays:
-        """The validation split, loaded once for all runs."""
-        return self.run.dataset.load("val")
-
-    @functools.cached_property
-    def _measured_on_val(self) -> dict[str, float]:
-        """Validation scores of runs that were validated by another metric, by name."""
-        return {}
+    def _beside(self) -> dict[str, RunFolder]:
+        """Where earlier runs lie that stand in the table."""
+        known = self.run.sweep.beside.items()
+        return {name: RunFolder(folder) for name, folder in known if name in self.measured}
 
     def _compared(self) -> list[str]:
         metrics = psnr_and_ssim(self.champion_metric)
@@ -282,7 +296,7 @@ class SweepResults:
                 trials,
                 measured=self.measured,
                 metrics=metrics,
-                hole_ratio=self.others.test.hole_ratio,
+                hole_ratio=self._on_test.hole_ratio,
             ),
             *against_baselines(
                 self.best.name,

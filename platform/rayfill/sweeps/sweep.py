@@ -14,7 +14,7 @@ from rich.console import Console
 
 from rayfill.config.run import RunConfig
 from rayfill.evaluation.leaderboard import Leaderboard
-from rayfill.evaluation.measure import Measured
+from rayfill.metrics.aggregate import Measured
 from rayfill.runs import places
 from rayfill.runs.datasets import ensure_data
 from rayfill.runs.folder import Outcome, RunFolder

@@ -15,10 +15,11 @@ import pytest
 import torch
 
 from rayfill.config.run import RunConfig, replace, to_dict
-from rayfill.evaluation.evaluate_all import evaluate_bundles, samples_parquet
-from rayfill.evaluation.leaderboard import Entry, Leaderboard
-from rayfill.evaluation.measure import Measured, evaluate, protocol
-from rayfill.inference.baselines import BASELINES
+from rayfill.evaluation.evaluate import evaluate
+from rayfill.evaluation.leaderboard import Entry, Leaderboard, protocol
+from rayfill.evaluation.result import samples_parquet
+from rayfill.evaluation.systems import trained
+from rayfill.metrics.aggregate import Measured
 from rayfill.models import build_model
 from rayfill.runs.bundle import save_bundle
 from rayfill.runs.folder import RunFolder
@@ -123,30 +124,29 @@ def write_sweep(sweep: Path, *, dataset: Path) -> tuple[Leaderboard, dict[str, M
         write_run(sweep / config.name, config, seed=seed)
     (sweep / "plan.json").write_text(json.dumps({"trials": [to_dict(c) for c in configs]}))
     opened = PreparedDataset.open(str(dataset))
-    arrays = opened.load("test")
-    bundles = {name: str(sweep / name / "best") for name in NAMES}
-    measured = {
-        **evaluate_bundles(bundles, arrays=arrays, lpips=None),
-        **{name: evaluate(BASELINES[name], arrays=arrays) for name in ("telea", "harmonic")},
-    }
+    networks = trained({name: str(sweep / name / "best") for name in NAMES})
+    found = evaluate([*networks, "telea", "harmonic"], data=opened, num_workers=1)
     board = Leaderboard(
         title=f"{sweep.name}: held-out test split",
         entries=[
             Entry(
                 name=name,
                 kind="trial" if name in NAMES else "baseline",
-                table=found.table,
+                table=one.table,
                 epochs="3/3" if name in NAMES else "",
             )
-            for name, found in measured.items()
+            for name, one in found.measured.items()
         ],
         rank_by="hole_psnr",
         protocol=protocol(opened, split="test", lpips_network=None),
         notes=["a note"],
     )
     (sweep / "leaderboard.json").write_text(json.dumps(board.to_dict()))
-    (sweep / "samples.parquet").write_bytes(samples_parquet(measured, arrays=arrays))
-    return board, measured
+    samples = samples_parquet(
+        found.measured, sample_id=found.sample_id, hole_ratio=found.hole_ratio
+    )
+    (sweep / "samples.parquet").write_bytes(samples)
+    return board, dict(found.measured)
 
 
 def record(home: Path, sweep: Path) -> tuple[str, dict[str, str]]:

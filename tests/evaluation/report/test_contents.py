@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from rayfill.evaluation.leaderboard import Entry, Leaderboard
-from rayfill.evaluation.measure import Measured
 from rayfill.evaluation.report.contents import (
     Comparison,
     Run,
@@ -21,6 +20,7 @@ from rayfill.evaluation.report.contents import (
 from rayfill.evaluation.report.markdown import markdown
 from rayfill.evaluation.report.plots import MOST_LABELLED, curves_png, pages, styles
 from rayfill.metrics import BUCKETS, MetricTable, Score
+from rayfill.metrics.aggregate import Measured
 from rayfill.metrics.significance import paired_difference
 
 RATIO = np.repeat([0.05, 0.15, 0.35, 0.7], 10)
@@ -77,8 +77,8 @@ def test_the_verdict_names_the_best_and_what_cannot_be_told_from_it(base: np.nda
 
 def test_differences_are_those_of_the_paired_bootstrap(base: np.ndarray) -> None:
     other = base + np.random.default_rng(2).normal(-0.3, 1, len(base))
-    (pair,) = comparison({"a": measured(base), "b": measured(other)}).differences
-    assert pair.by_metric["hole_psnr"] == paired_difference(base, other)
+    leads = comparison({"a": measured(base), "b": measured(other)}).leads
+    assert leads["b"]["hole_psnr"] == paired_difference(base, other)
 
 
 def test_the_lead_is_positive_where_less_is_better(base: np.ndarray) -> None:
@@ -86,7 +86,7 @@ def test_the_lead_is_positive_where_less_is_better(base: np.ndarray) -> None:
     ranked = comparison(found, rank_by="l1")
     assert ranked.best is not None
     assert ranked.best.name == "small"
-    assert ranked.differences[0].by_metric["l1"].low > 0
+    assert ranked.leads["big"]["l1"].low > 0
 
 
 def test_nan_is_counted_named_and_never_first(base: np.ndarray) -> None:
@@ -99,7 +99,7 @@ def test_nan_is_counted_named_and_never_first(base: np.ndarray) -> None:
         "broken: PSNR hole is not a number on 3 of 40 samples, so it is ranked last."
     ]
     # The samples that both have are compared all the same.
-    assert found.differences[0].by_metric["hole_psnr"].num_samples == 37
+    assert found.leads["broken"]["hole_psnr"].num_samples == 37
 
 
 def test_a_sample_without_a_hole_is_no_fault(base: np.ndarray) -> None:
@@ -115,7 +115,7 @@ def test_nothing_but_nan_has_no_best_and_is_still_drawn(base: np.ndarray) -> Non
     found = comparison({"a": measured(base * math.nan), "b": measured(base * math.nan)})
     assert found.best is None
     assert "none is best" in found.verdict()[0]
-    assert found.differences == []
+    assert found.leads == {}
     assert pages(found) == {}
     assert "not a number on 40 of 40" in markdown(found)
 
@@ -124,9 +124,9 @@ def test_infinite_values_are_left_out_of_a_difference(base: np.ndarray) -> None:
     perfect = np.where(np.arange(len(base)) < 5, math.inf, base)
     one = Measured(table=measured(base + 1).table, values={"hole_psnr": perfect + 1})
     other = Measured(table=measured(base).table, values={"hole_psnr": perfect})
-    (pair,) = comparison({"one": one, "other": other}).differences
-    assert pair.by_metric["hole_psnr"].num_samples == 35
-    assert pair.by_metric["hole_psnr"].mean == pytest.approx(1.0)
+    lead = comparison({"one": one, "other": other}).leads["other"]["hole_psnr"]
+    assert lead.num_samples == 35
+    assert lead.mean == pytest.approx(1.0)
 
 
 def test_only_parameters_that_differ_are_listed(base: np.ndarray) -> None:
@@ -144,14 +144,14 @@ def test_only_parameters_that_differ_are_listed(base: np.ndarray) -> None:
 
 def test_means_by_hole_ratio_are_the_means_of_their_samples(base: np.ndarray) -> None:
     means = comparison({"a": measured(base)}).by_hole_ratio("a")
-    assert [found.bucket for found in means] == [0, 1, 3, 7]  # 0.7 of float32 too
-    for number, found in enumerate(means):
+    assert list(means) == [0, 1, 3, 7]  # 0.7 of float32 too
+    for number, found in enumerate(means.values()):
         own = base[10 * number : 10 * number + 10]
         assert found.mean == pytest.approx(own.mean())
         assert found.low < own.mean() < found.high
     as_kept = comparison({"a": measured(base)})
     single = Comparison(**{**vars(as_kept), "hole_ratio": RATIO.astype(np.float32)})
-    assert [found.bucket for found in single.by_hole_ratio("a")] == [0, 1, 3, 7]
+    assert list(single.by_hole_ratio("a")) == [0, 1, 3, 7]
 
 
 @pytest.mark.parametrize("total_px", [512 * 512, 640 * 640])
@@ -164,7 +164,7 @@ def test_a_hole_just_below_an_edge_is_in_the_bucket_of_the_table(total_px: int) 
         whole = comparison({"a": measured(np.arange(9.0) + 20)})
         ratio = (area_px / total_px).astype(np.float32)
         found = Comparison(**{**vars(whole), "hole_ratio": ratio}).by_hole_ratio("a")
-        assert [one.bucket for one in found] == exact
+        assert list(found) == exact
 
 
 def test_at_most_eight_systems_have_a_colour_the_best_baseline_among_them(

@@ -19,6 +19,7 @@ from rayfill_data.errors import ConfigError, RayfillError, unknown_name
 from rayfill_data.extension import allow_modules
 
 if TYPE_CHECKING:
+    from rayfill.config.run import EvalConfig
     from rayfill.metrics import FidMetric, LpipsMetric, ResidualObjectScore
 
 
@@ -102,11 +103,14 @@ def main(args: Sequence[str]) -> int:
     """Run the command."""
     asked = parse_flags(EvaluateArgs, args, prog="rayfill evaluate")
     allow_modules(asked.allow_modules)
-    from rayfill.evaluation.evaluate import EvaluateOptions, evaluate_systems
-    from rayfill.evaluation.systems import open_systems
-    from rayfill_data.prepared.reader import PreparedDataset
+    from rayfill.evaluation.evaluate import evaluate
 
-    options = EvaluateOptions(
+    evaluation = evaluate(
+        asked.model,
+        data=asked.data,
+        split=asked.split,
+        lpips=_lpips(asked),
+        tracking_uri=asked.tracking_uri,
         batch_size=asked.batch_size,
         expand_px=asked.expand_px,
         raw=asked.raw,
@@ -115,19 +119,8 @@ def main(args: Sequence[str]) -> int:
         against=asked.against,
         rank_by=asked.rank_by,
         columns=asked.columns,
+        fid=_fid(asked),
         residual_object=_residual_object(asked),
-    )
-    dataset = PreparedDataset.open(asked.data)
-    lpips, note = _lpips(asked)
-    fid = _fid(asked)
-    evaluation = evaluate_systems(
-        open_systems(asked.model, tracking_uri=asked.tracking_uri),
-        dataset=dataset,
-        split=asked.split,
-        options=options,
-        lpips=lpips,
-        fid=fid,
-        notes=[note] if note else [],
     )
     evaluation.show(make_console())
     if asked.out is not None:
@@ -135,18 +128,20 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
-def _lpips(asked: EvaluateArgs) -> tuple[LpipsMetric | None, str]:
-    """Return the LPIPS metric, or None and why there is none; weights that were named must do."""
+def _lpips(asked: EvaluateArgs) -> EvalConfig | LpipsMetric:
+    """Return which LPIPS is asked for; weights that were named must do."""
     from rayfill.config.run import EvalConfig
-    from rayfill.evaluation.evaluate_all import lpips_if_available
+    from rayfill.evaluation.evaluate import lpips_if_available
 
     config = EvalConfig(
         lpips_network=asked.lpips_network, lpips_weights_path=asked.lpips_weights_path
     )
-    lpips, note = lpips_if_available(config)
-    if lpips is None and asked.lpips_weights_path is not None:
-        raise RayfillError(note)
-    return lpips, note
+    if asked.lpips_weights_path is None:
+        return config
+    lpips, why_not = lpips_if_available(config)
+    if lpips is None:
+        raise RayfillError(why_not)
+    return lpips
 
 
 def _residual_object(asked: EvaluateArgs) -> ResidualObjectScore | None:

@@ -24,18 +24,17 @@ def show(comparison: Comparison, *, console: Console) -> None:
 
 
 def _show_leads(comparison: Comparison, *, console: Console) -> None:
-    if comparison.best is None or not comparison.differences:
+    if comparison.best is None or not comparison.leads:
         return
     titles = [", ".join(filter(None, (metric_name(m), unit(m)))) for m in comparison.metrics]
     rows = []
-    for pair in comparison.differences:
-        found = [pair.by_metric.get(metric) for metric in comparison.metrics]
+    for other, leads in comparison.leads.items():
         cells = [
-            interval(difference, metric) if difference else ""
-            for difference, metric in zip(found, comparison.metrics, strict=True)
+            interval(leads[metric], metric) if metric in leads else ""
+            for metric in comparison.metrics
         ]
-        chance = "may be chance" if pair.tied(comparison.sample_metric) else ""
-        rows.append([pair.name, *cells, chance])
+        chance = "may be chance" if comparison.tied(other, comparison.sample_metric) else ""
+        rows.append([other, *cells, chance])
     console.print(
         Table(
             title=f"Lead of {comparison.best.name} on the same samples, 95 % intervals",

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from rayfill.evaluation.differences import difference
 from rayfill.evaluation.leaderboard import COLUMNS, Entry, Leaderboard, psnr_and_ssim
-from rayfill.evaluation.measure import Measured
 from rayfill.evaluation.report.found import Unranked
 from rayfill.metrics import BUCKETS, bucket_of
-from rayfill.metrics.significance import Difference, paired_difference
+from rayfill.metrics.aggregate import Measured
+from rayfill.metrics.significance import Interval, paired_difference
 from rayfill.runs.folder import RunFolder
 from rayfill.runs.table import Table
 
@@ -37,31 +38,6 @@ class Run:
     folder: RunFolder = RunFolder("")
     run_id: str = ""
     """In MLflow, empty where that is not known."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Paired:
-    """How much better the best system is than another on the same samples."""
-
-    name: str
-    by_metric: Mapping[str, Difference]
-    """``best - other``, or the other way round where less is better; without a metric of which
-    they share no finite value."""
-
-    def tied(self, metric: str) -> bool:
-        """Whether the interval holds 0, so that the two cannot be told apart."""
-        return metric in self.by_metric and not self.by_metric[metric].significant
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BucketMean:
-    """A system's mean over the samples of one bucket of hole ratios, with its interval."""
-
-    bucket: int
-    """Index into :data:`rayfill.metrics.BUCKETS`."""
-    mean: float
-    low: float
-    high: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,23 +74,28 @@ class Comparison:
         return next(iter(self.metrics), "hole_psnr")
 
     @functools.cached_property
-    def differences(self) -> list[Paired]:
-        """How much better the best entry is than every other, by rank; none without a best."""
-        if self.best is None:
-            return []
-        others = [entry.name for entry in self.board.ranked() if entry is not self.best]
-        return [self._paired(self.best.name, other) for other in others]
+    def leads(self) -> dict[str, dict[str, Interval]]:
+        """How much better the best is than every other, by rank, and metric; empty without a best.
 
-    def _paired(self, best: str, other: str) -> Paired:
-        found = {}
-        for metric in self.metrics:
-            one, two = (self.measured[name].values.get(metric) for name in (best, other))
-            if one is None or two is None:
-                continue
-            if (np.isfinite(one) & np.isfinite(two)).any():
-                less = metric in COLUMNS and COLUMNS[metric].less_is_better
-                found[metric] = paired_difference(two, one) if less else paired_difference(one, two)
-        return Paired(name=other, by_metric=found)
+        Without a metric of which they share no finite value.
+        """
+        if self.best is None:
+            return {}
+        others = [entry.name for entry in self.board.ranked() if entry is not self.best]
+        return {other: self._leads(self.best.name, other) for other in others}
+
+    def _leads(self, best: str, other: str) -> dict[str, Interval]:
+        both = self.measured[best].values.keys() & self.measured[other].values.keys()
+        found = {
+            metric: difference(best, other, metric=metric, measured=self.measured).lead
+            for metric in self.metrics
+            if metric in both
+        }
+        return {metric: lead for metric, lead in found.items() if lead}
+
+    def tied(self, other: str, metric: str) -> bool:
+        """Whether the lead's interval holds 0, so that the two cannot be told apart."""
+        return metric in self.leads[other] and not self.leads[other][metric].significant
 
     def verdict(self) -> list[str]:
         """Return the result in a sentence or two."""
@@ -123,17 +104,17 @@ class Comparison:
         metric = self.board.rank_by
         score = self.best.table.total[metric].mean
         said = [f"{self.best.name} is best: {metric_name(metric)} {with_unit(score, metric)}."]
-        tied = [pair.name for pair in self.differences if pair.tied(self.sample_metric)]
+        tied = [other for other in self.leads if self.tied(other, self.sample_metric)]
         if tied:
             said.append(
                 f"On these {len(self.sample_id)} samples it cannot be told from {listing(tied)}."
             )
-        elif self.differences:
-            next_best = self.differences[0]
-            if self.sample_metric in next_best.by_metric:
-                lead = interval(next_best.by_metric[self.sample_metric], self.sample_metric)
+        elif self.leads:
+            next_best, leads = next(iter(self.leads.items()))
+            if self.sample_metric in leads:
+                lead = interval(leads[self.sample_metric], self.sample_metric)
                 said.append(
-                    f"It is ahead of {next_best.name} by {lead} {unit(self.sample_metric)}".rstrip()
+                    f"It is ahead of {next_best} by {lead} {unit(self.sample_metric)}".rstrip()
                     + ", more than chance explains."
                 )
         return said
@@ -179,20 +160,17 @@ class Comparison:
             ],
         )
 
-    def by_hole_ratio(self, name: str) -> list[BucketMean]:
-        """Return a system's means by hole ratio, where there are samples, with 95 % intervals."""
+    def by_hole_ratio(self, name: str) -> dict[int, Interval]:
+        """Return a system's means with 95 % intervals by index into :data:`.BUCKETS`."""
         values = self.measured[name].values.get(self.sample_metric)
         if values is None:
-            return []
+            return {}
         index = bucket_of(self.hole_ratio).numpy()
-        means = []
+        means = {}
         for bucket in range(len(BUCKETS)):
             own = values[(index == bucket) & np.isfinite(values)]
             if own.size:
-                found = paired_difference(own, np.zeros_like(own))
-                means.append(
-                    BucketMean(bucket=bucket, mean=found.mean, low=found.low, high=found.high)
-                )
+                means[bucket] = paired_difference(own, np.zeros_like(own))
         return means
 
     def _finite(self, entry: Entry) -> bool:
@@ -217,7 +195,7 @@ def with_unit(value: float, metric: str) -> str:
     return f"{shown} {unit(metric)}".rstrip()
 
 
-def interval(found: Difference, metric: str) -> str:
+def interval(found: Interval, metric: str) -> str:
     """Return a difference and its interval, a digit finer than scores: differences are small."""
     digits = COLUMNS[metric].digits + 1 if metric in COLUMNS else 3
     mean, low, high = (

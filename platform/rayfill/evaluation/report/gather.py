@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayfill.config.run import EvalConfig, RunConfig, flatten, from_dict
-from rayfill.evaluation.evaluate_all import evaluate_bundles, lpips_if_available
-from rayfill.evaluation.leaderboard import COLUMNS, Entry, Leaderboard, ReportRow
-from rayfill.evaluation.measure import Measured, protocol
+from rayfill.evaluation.evaluate import evaluate, lpips_if_available
+from rayfill.evaluation.leaderboard import COLUMNS, Entry, Leaderboard, ReportRow, protocol
 from rayfill.evaluation.report.contents import Comparison, Run
 from rayfill.evaluation.report.found import Asked, FoundRun, Unranked
 from rayfill.evaluation.report.results import (
@@ -23,7 +22,9 @@ from rayfill.evaluation.report.results import (
     read_results,
     why_no_metrics,
 )
+from rayfill.evaluation.systems import trained
 from rayfill.metrics import LpipsMetric
+from rayfill.metrics.aggregate import Measured
 from rayfill.runs.sweep_folder import WINNER, SweepFolder
 from rayfill_data.errors import ConfigError, RayfillError, unknown_name
 from rayfill_data.prepared.reader import PreparedDataset, SplitArrays
@@ -147,14 +148,13 @@ class _Gathering:
     def _measure(self, found: FoundRun, *, run: Run, config: RunConfig) -> _System:
         if config.train.stage == "segmentation":
             raise RayfillError("it finds objects and fills nothing, so it has no pictures to rank.")
-        dataset, arrays = load_test(config.data.uri)
+        dataset = PreparedDataset.open(config.data.uri)
         if config.eval not in self._lpips:  # asking takes seconds without a connection
             self._lpips[config.eval] = lpips_if_available(config.eval)[0]
         lpips = self._lpips[config.eval]
         network = lpips.network if lpips else None
-        measured = evaluate_bundles({run.name: run.folder.bundle}, arrays=arrays, lpips=lpips)[
-            run.name
-        ]
+        evaluation = evaluate(trained({run.name: run.folder.bundle}), data=dataset, lpips=lpips)
+        measured = evaluation.measured[run.name]
         rank_by = self._rank_by or config.eval.select_metric
         kind = "winner" if found.name.startswith(WINNER) else "trial"
         return _System(
@@ -166,8 +166,8 @@ class _Gathering:
                 val_score=_best_validation(run, rank_by),
             ),
             measured=measured,
-            sample_id=arrays.sample_id,
-            hole_ratio=arrays.hole_ratio,
+            sample_id=evaluation.sample_id,
+            hole_ratio=evaluation.hole_ratio,
             protocol=protocol(dataset, split="test", lpips_network=network),
             rank_by=rank_by,
             dataset=config.data.uri,

@@ -97,9 +97,9 @@ def _leads(comparison: Comparison) -> dict[str, tuple[str, bool]]:
     """Return how far the best is ahead of each system by name, and whether that may be chance."""
     metric = comparison.sample_metric
     return {
-        pair.name: (interval(pair.by_metric[metric], metric), pair.tied(metric))
-        for pair in comparison.differences
-        if metric in pair.by_metric
+        other: (interval(leads[metric], metric), comparison.tied(other, metric))
+        for other, leads in comparison.leads.items()
+        if metric in leads
     }
 
 

@@ -40,11 +40,10 @@ def markdown(comparison: Comparison, *, page: str = "") -> str:
 def _leads(comparison: Comparison) -> str:
     metric = comparison.sample_metric
     lines = []
-    for pair in comparison.differences[:_MOST_DIFFERENCES]:
-        if metric not in pair.by_metric:
-            continue
-        chance = " (may be chance)" if pair.tied(metric) else ""
-        lines.append(f"- {plain(pair.name)}: {interval(pair.by_metric[metric], metric)}{chance}")
+    for other, leads in list(comparison.leads.items())[:_MOST_DIFFERENCES]:
+        if metric in leads:
+            chance = " (may be chance)" if comparison.tied(other, metric) else ""
+            lines.append(f"- {plain(other)}: {interval(leads[metric], metric)}{chance}")
     if not lines or comparison.best is None:
         return ""
     what = f"{metric_name(metric)}{f' ({unit(metric)})' if unit(metric) else ''}"

@@ -112,8 +112,8 @@ def _has_curves(comparison: Comparison) -> bool:
 def pages(comparison: Comparison) -> dict[str, str]:
     """Return the plots of the page as SVG by name, those that there is something to draw for."""
     drawn: dict[str, tuple[Draw, float]] = {}
-    if comparison.differences:
-        rows = len(comparison.differences)
+    if comparison.leads:
+        rows = len(comparison.leads)
         drawn["differences"] = (
             lambda axes: draw_differences(axes, comparison=comparison),
             1.1 + 0.23 * rows,
@@ -170,16 +170,18 @@ def draw_hole_ratio(axes: Axes, *, comparison: Comparison) -> None:
         means = comparison.by_hole_ratio(entry.name)
         if not means:
             continue
-        used.update(found.bucket for found in means)
+        used.update(means)
+        y = [found.mean for found in means.values()]
         style = chosen.get(entry.name)
         if style is None:
-            x = [float(found.bucket) for found in means]
-            axes.plot(x, [found.mean for found in means], color=_FAINT, linewidth=0.8)
+            axes.plot(list(means), y, color=_FAINT, linewidth=0.8)
             continue
         offset = step * (list(chosen).index(entry.name) - (len(chosen) - 1) / 2)
-        x = [found.bucket + offset for found in means]
-        y = [found.mean for found in means]
-        errors = [[f.mean - f.low for f in means], [f.high - f.mean for f in means]]
+        x = [bucket + offset for bucket in means]
+        errors = [
+            [found.mean - found.low for found in means.values()],
+            [found.high - found.mean for found in means.values()],
+        ]
         axes.plot(x, y, color=style.colour, linestyle=style.line, linewidth=0.9, alpha=0.45)
         axes.errorbar(
             x,
@@ -205,10 +207,9 @@ def draw_differences(axes: Axes, *, comparison: Comparison) -> None:
 
     metric, best = comparison.sample_metric, comparison.best
     assert best is not None
-    pairs = [pair for pair in comparison.differences if metric in pair.by_metric]
+    leads = {name: own[metric] for name, own in comparison.leads.items() if metric in own}
     axes.axvline(0, color=_INK, linewidth=0.8)
-    for row, pair in enumerate(pairs):
-        found = pair.by_metric[metric]
+    for row, found in enumerate(leads.values()):
         colour = _STYLES[0].colour if found.significant else _GRAY
         axes.plot([found.low, found.high], [row, row], color=colour, linewidth=1.6)
         axes.plot(
@@ -219,8 +220,8 @@ def draw_differences(axes: Axes, *, comparison: Comparison) -> None:
             markersize=5,
             markerfacecolor=colour if found.significant else "none",
         )
-    axes.set_yticks(range(len(pairs)), [_short(pair.name) for pair in pairs])
-    axes.set_ylim(len(pairs) - 0.4, -0.6)
+    axes.set_yticks(range(len(leads)), [_short(name) for name in leads])
+    axes.set_ylim(len(leads) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.grid(visible=False, axis="y")

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayfill.evaluation.leaderboard import Leaderboard
-from rayfill.evaluation.measure import Measured
 from rayfill.evaluation.report.found import FoundRun
+from rayfill.metrics.aggregate import Measured
 from rayfill.runs import places
 from rayfill.runs.journal import recorded_run
 from rayfill.runs.sweep_folder import SAMPLES, TABLE_DATA, SweepFolder

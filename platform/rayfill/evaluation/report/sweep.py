@@ -18,7 +18,7 @@ from rayfill_data.errors import redact_uri
 
 if TYPE_CHECKING:
     from rayfill.evaluation.leaderboard import Leaderboard
-    from rayfill.evaluation.measure import Measured
+    from rayfill.metrics.aggregate import Measured
     from rayfill.runs.folder import Outcome
     from rayfill.runs.job import TrainingJob
     from rayfill.runs.tracking import Tracker

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
+import json
 import math
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,17 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from rayfill.evaluation import work as evaluation_work
-from rayfill.evaluation.evaluate import EvaluateOptions, evaluate_systems
-from rayfill.evaluation.measure import Measured, evaluate
+from rayfill.evaluation import work
+from rayfill.evaluation.evaluate import EvaluateOptions, evaluate
 from rayfill.evaluation.systems import System
 from rayfill.evaluation.work import pays_off
 from rayfill.inference.baselines import BASELINES
-from rayfill.metrics import FidMetric, InpaintingMetrics, LpipsMetric, fid
+from rayfill.metrics import FidMetric, InpaintingMetrics, LpipsMetric, MetricTable, fid
+from rayfill.metrics.accumulate import accumulate, accumulate_removals, removal_names
+from rayfill.metrics.aggregate import Measured
 from rayfill.metrics.lpips import _empty_network
-from rayfill.models import InpaintingModel, build_model, composite
+from rayfill.models import InpaintingModel, JointModel, build_model, composite
+from rayfill.models.batch import to_device
 from rayfill_data.codec import encode_png, to_nchw
 from rayfill_data.contract import SCHEMA_VERSION, Manifest
 from rayfill_data.errors import ConfigError, DatasetError, RayfillError
@@ -124,18 +128,28 @@ def joint() -> InpaintingModel:
 
 
 def same(one: Measured, other: Measured) -> None:
-    """Every value of every sample to the bit, every score but for the order of summing."""
+    """Every value of every sample, and every score, to the bit."""
     assert one.values.keys() == other.values.keys()
     for metric, values in one.values.items():
         np.testing.assert_array_equal(values, other.values[metric], err_msg=metric)
-    assert one.table.total.keys() == other.table.total.keys()
-    groups = [(one.table.total, other.table.total)]
-    groups += [(one.table.buckets[b], other.table.buckets[b]) for b in one.table.buckets]
-    for mine, theirs in groups:
-        assert mine.keys() == theirs.keys()
-        for metric, score in mine.items():
-            expected = pytest.approx(tuple(theirs[metric]), rel=1e-9, abs=1e-9, nan_ok=True)
-            assert tuple(score) == expected, metric
+    assert json.dumps(one.table.to_dict()) == json.dumps(other.table.to_dict())
+
+
+def in_one_pass(network: Any, dataset: PreparedDataset, *, lpips: LpipsMetric) -> Measured:
+    """Measure a system as training does: one batch after the other into one metric."""
+    arrays, cpu = dataset.load("test"), torch.device("cpu")
+    batches = [to_device(b, device=cpu) for b in evaluation_batches(arrays, batch_size=1)]
+    metrics = InpaintingMetrics(lpips=lpips, keep_values=True)
+    with torch.inference_mode():
+        total, buckets = accumulate(network, batches, metrics=metrics)
+        values = metrics.sample_values()
+        if isinstance(network, JointModel):
+            own = InpaintingMetrics(lpips=lpips, keep_values=True)
+            found = accumulate_removals(network, batches, metrics=own)
+            values |= removal_names(own.sample_values())
+            total |= found.total
+            buckets = {name: buckets[name] | found.buckets[name] for name in buckets}
+    return Measured(table=MetricTable(total=total, buckets=buckets), values=values)
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
@@ -151,28 +165,26 @@ def test_parts_add_up_to_the_whole_in_every_column(
     torch.manual_seed(1)
     network = build_model("unet", width=4, depth=2).eval()
     systems = [baseline("telea"), model(network), model(joint(), called="joint")]
-    found = evaluate_systems(
+    found = evaluate(
         systems,
-        dataset=dataset,
-        options=EvaluateOptions(batch_size=1, num_workers=num_workers),
+        data=dataset,
+        batch_size=1,
+        num_workers=num_workers,
         lpips=lpips,
-        progress=lambda done, total: None,
     )
-    arrays = dataset.load("test")
-    assert found.sample_id == arrays.sample_id
+    assert found.sample_id == dataset.load("test").sample_id
     assert {"removal_psnr", "dice", "iou", "lpips"} <= set(found.measured["joint"].table.total)
     for system in systems:
-        assert system.model is not None
-        whole = evaluate(system.model, arrays=arrays, batch_size=1, lpips=lpips)
-        same(found.measured[system.name], whole)
+        same(found.measured[system.name], in_one_pass(system.model, dataset, lpips=lpips))
 
 
 def test_samples_of_several_sizes_are_measured_in_the_splits_order(tmp_path: Path) -> None:
     dataset = write_set(tmp_path / "set", SIZES)
-    found = evaluate_systems(
+    found = evaluate(
         [baseline("telea")],
-        dataset=dataset,
-        options=EvaluateOptions(batch_size=2, num_workers=1),
+        data=dataset,
+        batch_size=2,
+        num_workers=1,
     )
     assert found.sample_id == tuple(f"s{index}" for index in range(9))
     metrics = InpaintingMetrics(keep_values=True)
@@ -202,10 +214,10 @@ def test_samples_of_several_sizes_are_measured_in_the_splits_order(tmp_path: Pat
 def test_what_is_known_to_be_better_is_and_a_system_is_no_better_than_itself(
     tmp_path: Path,
 ) -> None:
-    found = evaluate_systems(
+    found = evaluate(
         [baseline("telea"), baseline("mean"), baseline("telea", called="again")],
-        dataset=write_set(tmp_path / "set", SIZES),
-        options=EvaluateOptions(num_workers=1),
+        data=write_set(tmp_path / "set", SIZES),
+        num_workers=1,
     )
     verdicts = {(d.system, d.metric): d.verdict() for d in found.differences}
     assert verdicts["mean", "hole_psnr"] == verdicts["mean", "l1"] == "worse"
@@ -214,14 +226,16 @@ def test_what_is_known_to_be_better_is_and_a_system_is_no_better_than_itself(
         assert {d.metric for d in same_system} == {"hole_psnr", "hole_ssim", "psnr", "ssim", "l1"}
         for difference in same_system:
             assert difference.verdict() == "no difference found"
-            assert difference.difference is not None
-            numbers = difference.difference
+            numbers = difference.interval
+            assert numbers is not None
             assert (numbers.mean, numbers.low, numbers.high) == (0, 0, 0)
             assert difference.to_dict()["significant"] is False
-    turned = evaluate_systems(
+    turned = evaluate(
         [baseline("telea"), baseline("mean")],
-        dataset=PreparedDataset.open(str(tmp_path / "set")),
-        options=EvaluateOptions(num_workers=1, against="mean", rank_by="l1"),
+        data=PreparedDataset.open(str(tmp_path / "set")),
+        num_workers=1,
+        against="mean",
+        rank_by="l1",
     )
     verdicts = {(d.system, d.metric): d.verdict() for d in turned.differences}
     assert verdicts["telea", "hole_psnr"] == verdicts["telea", "l1"] == "better"
@@ -252,11 +266,11 @@ def test_finished_pictures_score_what_the_system_that_made_them_does(
 ) -> None:
     dataset = write_set(tmp_path / "set", SIZES)
     folder = pictures_of(dataset, tmp_path / "out", shift=9)
-    options = EvaluateOptions(num_workers=num_workers, batch_size=2)
+    options = {"num_workers": num_workers, "batch_size": 2}
     both = [baseline("telea"), finished(folder)]
-    found = evaluate_systems(both, dataset=dataset, options=options)
+    found = evaluate(both, data=dataset, **options)
     same(found.measured["outside"], found.measured["telea"])
-    raw = evaluate_systems(both, dataset=dataset, options=dataclasses.replace(options, raw=True))
+    raw = evaluate(both, data=dataset, raw=True, **options)
     assert "known pixels included" in raw.board.protocol["measured_on"]
     assert "composite" in found.board.protocol["measured_on"]
     # What is known was changed: the whole picture is worse, the hole is what it was.
@@ -279,10 +293,8 @@ def test_all_are_measured_on_the_samples_that_all_have(tmp_path: Path) -> None:
     (two / "cover.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
     systems = [baseline("telea"), finished(one, called="one"), finished(two, called="two")]
     with pytest.raises(DatasetError, match=r"(?s)one: 1 samples.*s3.*two: 1 pictures.*s7.*8x8"):
-        evaluate_systems(systems, dataset=dataset, options=EvaluateOptions(num_workers=1))
-    found = evaluate_systems(
-        systems, dataset=dataset, options=EvaluateOptions(num_workers=1, allow_missing=True)
-    )
+        evaluate(systems, data=dataset, num_workers=1)
+    found = evaluate(systems, data=dataset, num_workers=1, allow_missing=True)
     kept = tuple(f"s{index}" for index in range(9) if index not in (3, 7))
     assert found.sample_id == kept
     for name in ("telea", "one", "two"):
@@ -292,7 +304,7 @@ def test_all_are_measured_on_the_samples_that_all_have(tmp_path: Path) -> None:
     assert written["left_out"] == {"one": ["s3"], "two": ["s7"]}
     assert written["num_samples"] == 7
     assert any("cover.png" in note for note in found.board.notes)
-    telea = evaluate_systems(systems[:1], dataset=dataset, options=EvaluateOptions(num_workers=1))
+    telea = evaluate(systems[:1], data=dataset, num_workers=1)
     rows = [telea.sample_id.index(sample) for sample in kept]
     np.testing.assert_array_equal(
         telea.measured["telea"].values["psnr"][rows], found.measured["telea"].values["psnr"]
@@ -300,9 +312,7 @@ def test_all_are_measured_on_the_samples_that_all_have(tmp_path: Path) -> None:
     for picture in one.iterdir():
         picture.unlink()
     with pytest.raises(DatasetError, match="No sample is left"):
-        evaluate_systems(
-            systems, dataset=dataset, options=EvaluateOptions(num_workers=1, allow_missing=True)
-        )
+        evaluate(systems, data=dataset, num_workers=1, allow_missing=True)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -314,10 +324,10 @@ def test_an_answer_that_is_not_finite_is_refused_naming_the_sample(
     part = dataset.load_by_size("test")[1]
     broken = Wrong(float(part.image[1, 0, 0, 0]) / 255, value)
     with pytest.raises(RayfillError, match=rf"'model'.*not finite for {part.sample_id[1]}\."):
-        evaluate_systems(
+        evaluate(
             [baseline("telea"), model(broken)],
-            dataset=dataset,
-            options=EvaluateOptions(num_workers=num_workers),
+            data=dataset,
+            num_workers=num_workers,
         )
 
 
@@ -327,41 +337,39 @@ def test_what_is_not_measured_may_be_anything(tmp_path: Path) -> None:
             return image.masked_fill(hole_mask < 0.5, math.nan)
 
     dataset = write_set(tmp_path / "set", SIZES)
-    options = EvaluateOptions(num_workers=1)
-    found = evaluate_systems([model(NothingOutside())], dataset=dataset, options=options)
+    found = evaluate([model(NothingOutside())], data=dataset, num_workers=1)
     assert np.isfinite(found.measured["model"].values["psnr"]).all()
     with pytest.raises(RayfillError, match="not finite"):
-        evaluate_systems(
+        evaluate(
             [model(NothingOutside())],
-            dataset=dataset,
-            options=dataclasses.replace(options, raw=True),
+            data=dataset,
+            num_workers=1,
+            raw=True,
         )
 
 
 def test_a_split_that_cannot_be_measured_on_is_refused(tmp_path: Path) -> None:
     fresh = write_set(tmp_path / "fresh", SIZES, frozen=False)
     with pytest.raises(DatasetError, match=r"9 samples of split 'test' have no hole mask \(s0"):
-        evaluate_systems([baseline("telea")], dataset=fresh)
+        evaluate([baseline("telea")], data=fresh)
     with pytest.raises(DatasetError, match="split 'val' holds no samples"):
-        evaluate_systems([baseline("telea")], dataset=fresh, split="val")
+        evaluate([baseline("telea")], data=fresh, split="val")
     with pytest.raises(DatasetError, match="Unknown split 'tset'"):
-        evaluate_systems([baseline("telea")], dataset=fresh, split="tset")
+        evaluate([baseline("telea")], data=fresh, split="tset")
 
 
 def test_what_cannot_be_compared_or_ranked_is_said_before_the_work(tmp_path: Path) -> None:
     dataset = write_set(tmp_path / "set", SIZES[:1])
     with pytest.raises(ConfigError, match="Did you mean 'telea'"):
-        evaluate_systems(
-            [baseline("telea")], dataset=dataset, options=EvaluateOptions(against="telia")
-        )
+        evaluate([baseline("telea")], data=dataset, against="telia")
     with pytest.raises(ConfigError, match="'lpips', which is not measured"):
-        evaluate_systems(
-            [baseline("telea")], dataset=dataset, options=EvaluateOptions(rank_by="lpips")
-        )
+        evaluate([baseline("telea")], data=dataset, rank_by="lpips")
+    with pytest.raises(ConfigError, match="Did you mean 'rank_by'"):
+        evaluate(["telea"], data=dataset, rankby="psnr")
     with pytest.raises(ConfigError, match="No systems"):
-        evaluate_systems([], dataset=dataset)
-    with pytest.raises(ConfigError, match="names of their own"):
-        evaluate_systems([baseline("telea")] * 2, dataset=dataset)
+        evaluate([], data=dataset)
+    with pytest.raises(ConfigError, match="2 systems are called 'telea'"):
+        evaluate([baseline("telea")] * 2, data=dataset)
     with pytest.raises(ConfigError) as caught:
         EvaluateOptions(batch_size=0, num_workers=-1, rank_by="psnrr", columns=("lpips", "ssimm"))
     assert len(caught.value.problems) == 4
@@ -386,10 +394,12 @@ def test_fid_adds_up_over_parts_and_needs_enough_samples(
     dataset = write_set(tmp_path / "set", [(32, 40)] * 9)
     few = FidMetric(weights_path=tmp_path / "weights.pth", min_samples=9)
     systems = [baseline("telea"), baseline("mean")]
-    found = evaluate_systems(
+    found = evaluate(
         systems,
-        dataset=dataset,
-        options=EvaluateOptions(batch_size=2, num_workers=1, rank_by="fid"),
+        data=dataset,
+        batch_size=2,
+        num_workers=1,
+        rank_by="fid",
         fid=few,
     )
     arrays = dataset.load("test")
@@ -405,17 +415,32 @@ def test_fid_adds_up_over_parts_and_needs_enough_samples(
     assert [entry.name for entry in found.board.ranked()] == ["telea", "mean"]
     many = FidMetric(weights_path=tmp_path / "weights.pth")
     with pytest.raises(RayfillError, match="FID of 9 pictures; at least 2048"):
-        evaluate_systems(systems, dataset=dataset, fid=many)
+        evaluate(systems, data=dataset, fid=many)
 
 
-@pytest.mark.parametrize(("spent_s", "expected"), [(1.0, False), (30.0, True)])
-def test_ray_is_started_where_more_than_a_minute_is_left(
-    monkeypatch: pytest.MonkeyPatch, spent_s: float, expected: bool
+@pytest.mark.parametrize("connected", [False, True])
+def test_work_goes_to_ray_where_more_is_left_than_that_takes(
+    monkeypatch: pytest.MonkeyPatch, connected: bool
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
-    assert pays_off(spent_s=spent_s, done=10, left=30) is expected
+    monkeypatch.setattr("ray.is_initialized", lambda: connected)
+    assert not pays_off(spent_s=1.0, done=10, left=30)
+    assert pays_off(spent_s=10.0, done=10, left=30) is connected
+    assert pays_off(spent_s=30.0, done=10, left=30)
+    assert not pays_off(spent_s=30.0, done=0, left=30)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
-    assert not pays_off(spent_s=spent_s, done=10, left=30)
+    assert pays_off(spent_s=30.0, done=10, left=30) is connected
+
+
+def noting_processes(folder: Path) -> Callable[..., Any]:
+    """Return :func:`work.measure` that leaves a file for every process it ran in."""
+    measure, where = work.measure, str(folder)
+
+    def noted(*args: Any) -> Any:
+        Path(where, f"process-{os.getpid()}").touch()
+        return measure(*args)
+
+    return noted
 
 
 def test_work_that_turns_out_long_goes_on_on_ray_with_the_same_values(
@@ -423,31 +448,21 @@ def test_work_that_turns_out_long_goes_on_on_ray_with_the_same_values(
 ) -> None:
     dataset = write_set(tmp_path / "set", SIZES)
     systems = [baseline("telea"), baseline("mean")]
-    steps: list[tuple[int, int]] = []
-    options = EvaluateOptions(batch_size=2)
-    here = evaluate_systems(
-        systems, dataset=dataset, options=options, progress=lambda *step: steps.append(step)
-    )
-    assert steps[0] == (2, 18)
-    assert steps[-1] == (18, 18)
-    asked: list[dict[str, float]] = []
-
-    def long(**pace: float) -> bool:
-        asked.append(pace)
-        return True
-
-    monkeypatch.setattr(evaluation_work, "pays_off", long)
-    there = evaluate_systems(systems, dataset=dataset, options=options)
-    assert (asked[0]["done"], asked[0]["left"]) == (4, 14)
+    here = evaluate(systems, data=dataset, batch_size=2)
+    monkeypatch.setattr(work, "CONNECTED_PAYS_OFF_S", 0.0)
+    monkeypatch.setattr(work, "measure", noting_processes(tmp_path))
+    there = evaluate(systems, data=dataset, batch_size=2)
+    assert {path.name for path in tmp_path.glob("process-*")} > {f"process-{os.getpid()}"}
     for name in ("telea", "mean"):
         same(here.measured[name], there.measured[name])
 
 
 def test_the_table_shows_every_bucket_with_deviations_and_reads_back(tmp_path: Path) -> None:
-    found = evaluate_systems(
+    found = evaluate(
         [baseline("telea"), baseline("mean")],
-        dataset=write_set(tmp_path / "set", SIZES),
-        options=EvaluateOptions(num_workers=1, columns=("psnr", "l1", "dice")),
+        data=write_set(tmp_path / "set", SIZES),
+        num_workers=1,
+        columns=("psnr", "l1", "dice"),
     )
     stream = io.StringIO()
     found.show(Console(file=stream, width=150))

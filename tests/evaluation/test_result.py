@@ -8,10 +8,9 @@ import math
 import numpy as np
 import pyarrow.parquet as pq
 
-from rayfill.evaluation.evaluate_all import samples_parquet
-from rayfill.evaluation.measure import Measured
+from rayfill.evaluation.result import samples_parquet
 from rayfill.metrics import MetricTable
-from rayfill_data.prepared.reader import SplitArrays
+from rayfill.metrics.aggregate import Measured
 
 
 def test_every_system_and_sample_has_a_row_with_what_was_measured_of_it() -> None:
@@ -23,17 +22,9 @@ def test_every_system_and_sample_has_a_row_with_what_was_measured_of_it() -> Non
         ),
         "telea": Measured(table=empty, values={"psnr": np.array([19.0, 21.0])}),
     }
-    count = 2
-    blank = np.zeros((count, 1, 1, 3), np.uint8)
-    arrays = SplitArrays(
-        image=blank,
-        target=blank,
-        hole_mask=blank[..., 0],
-        has_mask=np.array([True, False]),
-        sample_id=("a", "b"),
-        hole_ratio=np.array([0.1, np.nan], np.float32),
-    )
-    rows = pq.read_table(io.BytesIO(samples_parquet(measured, arrays=arrays))).to_pylist()
+    ratio = np.array([0.1, np.nan], np.float32)
+    content = samples_parquet(measured, sample_id=("a", "b"), hole_ratio=ratio)
+    rows = pq.read_table(io.BytesIO(content)).to_pylist()
     assert [(row["system"], row["sample_id"]) for row in rows] == [
         ("joint", "a"), ("joint", "b"), ("telea", "a"), ("telea", "b"),
     ]  # fmt: skip

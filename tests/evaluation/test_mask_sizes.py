@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import torch
 from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio
 
+from rayfill.evaluation.evaluate import evaluate
 from rayfill.evaluation.mask_sizes import measure_mask_sizes
-from rayfill.evaluation.measure import evaluate
-from rayfill.inference.baselines import BASELINES
+from rayfill.evaluation.systems import System
 from rayfill.metrics.accumulate import expanded
 from rayfill.models import build_model
 from rayfill_data.codec import encode_png
@@ -26,7 +25,7 @@ SIDE = 16
 
 
 @pytest.fixture
-def pairs(tmp_path: Path, make_picture: Any, write_rows: Any) -> SplitArrays:
+def dataset(tmp_path: Path, make_picture: Any, write_rows: Any) -> PreparedDataset:
     """Smooth pictures with a red box pasted in, whose label is 1."""
     rows = []
     for split in SPLITS:
@@ -51,7 +50,12 @@ def pairs(tmp_path: Path, make_picture: Any, write_rows: Any) -> SplitArrays:
                 }
             )
     write_rows(str(tmp_path / "pairs"), rows, labels=("nothing", "object"))
-    return PreparedDataset.open(str(tmp_path / "pairs")).load("test")
+    return PreparedDataset.open(str(tmp_path / "pairs"))
+
+
+@pytest.fixture
+def pairs(dataset: PreparedDataset) -> SplitArrays:
+    return dataset.load("test")
 
 
 @pytest.mark.parametrize("expand_px", [-2, 0, 1, 3])
@@ -65,14 +69,12 @@ def test_holes_are_grown_and_shrunk_by_exact_discs(pairs: SplitArrays, expand_px
 
 
 def test_a_mask_too_small_leaves_the_object_in_and_samples_stay_in_their_bucket(
-    pairs: SplitArrays,
+    dataset: PreparedDataset,
 ) -> None:
-    sizes = measure_mask_sizes(
-        {"harmonic": BASELINES["harmonic"]}, arrays=pairs, expansions_px=(-1, 0, 2)
-    )
+    sizes = measure_mask_sizes(["harmonic"], data=dataset, expansions_px=(-1, 0, 2))
     small, true, large = (table.total["psnr"].mean for table in sizes.tables["harmonic"])
     assert small < large < true
-    whole = evaluate(BASELINES["harmonic"], arrays=pairs).table
+    whole = evaluate(["harmonic"], data=dataset).measured["harmonic"].table
     assert sizes.tables["harmonic"][1] == whole
     filled = {b for b, scores in whole.buckets.items() if scores["psnr"].n}
     for table in sizes.tables["harmonic"]:
@@ -84,15 +86,18 @@ def test_a_mask_too_small_leaves_the_object_in_and_samples_stay_in_their_bucket(
 
 
 def test_sizes_of_masks_mean_nothing_where_the_target_holds_the_object(
-    make_dataset: Callable[..., Path],
+    tmp_path: Path, make_rows: Any, write_rows: Any
 ) -> None:
-    arrays = PreparedDataset.open(str(make_dataset())).load("test")
-    same = SplitArrays(**{**vars(arrays), "target": arrays.image})
+    rows = [{**row, "target": None} for split in SPLITS for row in make_rows(2, split=split)]
+    write_rows(str(tmp_path / "photos"), rows)
+    photos = PreparedDataset.open(str(tmp_path / "photos"))
     with pytest.raises(DatasetError, match="coco_pairs"):
-        measure_mask_sizes({"telea": BASELINES["telea"]}, arrays=same, expansions_px=(0,))
+        measure_mask_sizes(["telea"], data=photos, expansions_px=(0,))
 
 
-def test_a_joint_model_is_measured_with_given_holes_and_with_its_own(pairs: SplitArrays) -> None:
+def test_a_joint_model_is_measured_with_given_holes_and_with_its_own(
+    dataset: PreparedDataset, pairs: SplitArrays
+) -> None:
     torch.manual_seed(0)
     model = build_model(
         "joint",
@@ -112,8 +117,9 @@ def test_a_joint_model_is_measured_with_given_holes_and_with_its_own(pairs: Spli
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    measured = evaluate(model, arrays=pairs)
-    given = evaluate(BASELINES["harmonic"], arrays=pairs)
+    joint = System(name="joint", kind="model", source="here", model=model)
+    found = evaluate([joint, "harmonic"], data=dataset).measured
+    measured, given = found["joint"], found["harmonic"]
     # An untrained residual network answers with its fill.
     assert measured.table.total["psnr"] == given.table.total["psnr"]
     total = measured.table.total

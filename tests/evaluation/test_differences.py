@@ -8,9 +8,9 @@ import math
 import numpy as np
 
 from rayfill.config.run import RunConfig
-from rayfill.evaluation.comparison import against_baselines, between_systems
-from rayfill.evaluation.measure import Measured
+from rayfill.evaluation.differences import against_baselines, between_systems
 from rayfill.metrics import BUCKETS, MetricTable, Score
+from rayfill.metrics.aggregate import Measured
 from rayfill.sweeps.plan import plan_trials
 
 METRICS = ("psnr", "ssim")
