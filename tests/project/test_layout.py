@@ -19,8 +19,8 @@ from importlinter.cli import lint_imports
 ROOT = Path(__file__).resolve().parents[2]
 ROOTS = {"platform": "rayfill", "data": "rayfill_data", "serving": "rayfill_serving"}
 
-#: Names on a package's top level, files in a room.
-MOST_NAMES, MOST_FILES = 12, 20
+#: Names on a package's top level, files in a room, lines of a file and of a function.
+MOST_NAMES, MOST_FILES, MOST_LINES, MOST_FUNCTION_LINES = 12, 20, 400, 50
 
 #: Modules that a machine with torch alone runs, as notebooks and small installs do.
 WITHOUT_RAY = (
@@ -176,6 +176,20 @@ def test_a_newcomer_can_take_in_every_floor_and_room(root: str, package: str) ->
 
 
 @pytest.mark.process
+def test_files_and_functions_are_short() -> None:
+    for name, file in modules():
+        text = file.read_text(encoding="utf-8")
+        assert text.count("\n") <= MOST_LINES, f"{name} has {text.count(chr(10))} lines"
+        long = [
+            f"{node.name} ({node.end_lineno - node.lineno + 1} lines)"
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            and node.end_lineno is not None
+            and node.end_lineno - node.lineno >= MOST_FUNCTION_LINES
+        ]
+        assert not long, f"{name}: {', '.join(long)}"
+
+
 def test_importing_any_module_has_no_effect(tmp_path: Path) -> None:
     home, cwd, scratch = (tmp_path / name for name in ("home", "cwd", "scratch"))
     for folder in (home, cwd, scratch):

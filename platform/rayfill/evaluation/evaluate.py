@@ -1,4 +1,7 @@
-"""Measuring several systems on one split, and comparing them sample by sample."""
+"""Measuring several systems on one split, and comparing them sample by sample.
+
+Values do not depend on where they are measured, nor scores on how samples are shared out.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from rayfill.metrics import FidMetric, LpipsMetric, ResidualObjectScore, lpips_a
 from rayfill.metrics.aggregate import Measured
 from rayfill.models.batch import to_device
 from rayfill_data.checks import Checked, Count
-from rayfill_data.errors import ConfigError, DatasetError, RayfillError, redact_uri, unknown_name
+from rayfill_data.errors import ConfigError, DatasetError, RayfillError, unknown_name
 from rayfill_data.prepared.batches import evaluation_batches
 from rayfill_data.prepared.reader import PreparedDataset, SplitArrays
 from rayfill_data.progress import show_progress
@@ -83,8 +86,6 @@ def evaluate(
 ) -> Evaluation:
     """Return what systems score on the same samples, and how sure their differences are.
 
-    Values do not depend on where they are measured, nor scores on how samples are shared out.
-
     Args:
         references: Baselines, models and folders of finished pictures
             (:mod:`rayfill.runs.references`), each also as ``LABEL=VALUE``, or opened already.
@@ -96,8 +97,7 @@ def evaluate(
 
     Raises:
         ConfigError: references that name nothing, and options that cannot be used.
-        DatasetError: a split without samples or frozen holes, or finished pictures that do not fit
-            it, everything listed at once.
+        DatasetError: a split without samples or frozen holes, or pictures that do not fit it.
         NotFiniteError: a system that answers with values that are not finite, naming the samples.
         RayfillError: too few samples for an FID.
     """
@@ -113,20 +113,25 @@ def evaluate(
     parts = _without(parts, missing)
     measured, refused = _measure(systems, parts=parts, options=asked, lpips=network)
     conditions = _conditions(dataset, split=split, options=asked, lpips=network, parts=parts)
-    notes = [*([note] if note else []), *amiss, *refused.values()]
-    order = _order(parts)
+    notes = [line for line in (note, *amiss, *refused.values()) if line]
+    sample_id, hole_ratio = _samples(parts)
     return Evaluation(
         board=_board(systems, measured, options=asked, conditions=conditions, notes=notes),
         measured=measured,
-        sample_id=tuple(np.concatenate([part.sample_id for part in parts])[order].tolist()),
-        hole_ratio=np.concatenate([part.hole_ratio for part in parts])[order],
+        sample_id=sample_id,
+        hole_ratio=hole_ratio,
         against=asked.against if asked.against in measured else next(iter(measured)),
         refused=refused,
         left_out={name: one.missing for name, one in finished.items() if one.missing},
-        sources={
-            s.name: {"kind": s.kind, "source": redact_uri(s.source), **s.facts} for s in systems
-        },
+        sources={system.name: system.described() for system in systems},
     )
+
+
+def _samples(parts: Sequence[SplitArrays]) -> tuple[tuple[str, ...], NDArray[np.floating]]:
+    """Return the ids and hole ratios of all samples, in the split's order."""
+    order = _order(parts)
+    names = np.concatenate([part.sample_id for part in parts])[order].tolist()
+    return tuple(names), np.concatenate([part.hole_ratio for part in parts])[order]
 
 
 def _options(given: Mapping[str, Any]) -> EvaluateOptions:

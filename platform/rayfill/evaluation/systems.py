@@ -14,7 +14,7 @@ from rayfill.models import InpaintingModel, JointModel
 from rayfill.models.segmentation import Segmenter
 from rayfill.runs.bundle import OtherKindError, load_bundle, load_segmenter_bundle
 from rayfill.runs.references import MODELS, SYSTEMS, locate, name_problems, parse_reference
-from rayfill_data.errors import ConfigError, RayfillError
+from rayfill_data.errors import ConfigError, RayfillError, redact_uri
 
 if TYPE_CHECKING:
     from rayfill.models.batch import TensorBatch
@@ -63,6 +63,10 @@ class System:
         if self.finished is None:
             return self
         return dataclasses.replace(self, finished=self.finished.only(samples))
+
+    def described(self) -> dict[str, str]:
+        """Return what it is and where it is from, fit to be shown."""
+        return {"kind": self.kind, "source": redact_uri(self.source), **self.facts}
 
 
 def trained(bundles: Mapping[str, str]) -> list[System]:
