@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from rayfill.inference.load import make_inpainter
 from rayfill.runs.provenance import version_of
-from rayfill.runs.references import Reference, find_registered, locate
-from rayfill.runs.registry import RegisteredModel, fetch_bundle
+from rayfill.runs.references import Located, Reference, find_registered, locate
+from rayfill.runs.registry import RegisteredModel
 from rayfill_data.errors import RayfillError
 from rayfill_data.storage import MANIFEST, read_file
 
@@ -29,8 +30,6 @@ class ServedVersion:
     """What it is called in requests and answers."""
     version: str
     """Of the registry, of a bundle's manifest, or of Rayfill itself, for baselines."""
-    bundle: str = ""
-    """Where its bundle lies; empty for baselines, and for what the registry has to give out."""
     registered: RegisteredModel | None = None
     """What the registry knows of it."""
 
@@ -66,13 +65,12 @@ class ReferenceSource:
         if reference.kind == "registered":
             found = find_registered(reference, tracking_uri=self.tracking_uri)
             return ServedVersion(name=name, version=found.version, registered=found)
-        cache = Path(self.cache_dir)
-        bundle = locate(reference, tracking_uri=self.tracking_uri, cache_dir=cache).bundle
+        bundle = self._located(reference).bundle
         manifest = read_file(f"{bundle}/{MANIFEST}")
         if manifest is None:
             raise RayfillError(f"{bundle} has no {MANIFEST}. Fetch or save the model bundle again.")
         digest = hashlib.sha256(manifest).hexdigest()[:_DIGITS]
-        return ServedVersion(name=name, version=digest, bundle=bundle)
+        return ServedVersion(name=name, version=digest)
 
     def load(self, version: ServedVersion) -> Inpainter:
         """Return a version with its network in memory; one of the registry is fetched once.
@@ -80,17 +78,12 @@ class ReferenceSource:
         Raises:
             RayfillError: a bundle that cannot be fetched or used.
         """
-        # Late: a model that is not there is said before torch is imported.
-        from rayfill.inference.baselines import BASELINES
-        from rayfill.inference.inpainter import Inpainter
-
         reference = self.references[version.name]
-        if reference.kind == "baseline":
-            model = BASELINES[reference.name]
-            return Inpainter(model, name=reference.name, device=self.device)
-        bundle = version.bundle
-        if version.registered:
-            cache = Path(self.cache_dir)
-            uri = self.tracking_uri
-            bundle = str(fetch_bundle(version.registered, tracking_uri=uri, cache_dir=cache))
-        return Inpainter.from_bundle(bundle, device=self.device)
+        if version.registered:  # the very version that was found, wherever its alias is by now
+            reference = dataclasses.replace(reference, alias="", version=version.version)
+        located = None if reference.kind == "baseline" else self._located(reference)
+        return make_inpainter(reference, located, device=self.device)
+
+    def _located(self, reference: Reference) -> Located:
+        cache = Path(self.cache_dir)
+        return locate(reference, tracking_uri=self.tracking_uri, cache_dir=cache)

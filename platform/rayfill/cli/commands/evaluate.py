@@ -86,9 +86,6 @@ class EvaluateArgs(Checked):
         """Yield what is missing, or does not go together."""
         if not self.model:
             yield "No --model: name at least one system to measure, such as telea."
-        yield from reference_problems(self.model, allowed=SYSTEMS)
-        if self.residual_object is not None:
-            yield from reference_problems([self.residual_object], allowed=MODELS)
         if self.split not in SPLITS:
             yield unknown_name("split", self.split, SPLITS)
         if self.fid_weights_path is not None and not self.fid:
@@ -103,6 +100,14 @@ def main(args: Sequence[str]) -> int:
     """Run the command."""
     asked = parse_flags(EvaluateArgs, args, prog="rayfill evaluate")
     allow_modules(asked.allow_modules)
+    segmenters = [asked.residual_object] if asked.residual_object is not None else []
+    problems = [
+        *reference_problems(asked.model, allowed=SYSTEMS),
+        *reference_problems(segmenters, allowed=MODELS),
+    ]
+    if problems:
+        raise ConfigError(problems)
+    # Late: what names nothing is refused before torch is imported.
     from rayfill.evaluation.evaluate import evaluate
 
     evaluation = evaluate(
