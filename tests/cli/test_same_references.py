@@ -102,6 +102,7 @@ def refusals(before: list[str], values: list[str], *, home: Path) -> dict[str, s
     return {value: said.removeprefix("rayfill: ") for value, (_, said) in answers.items()}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_the_same_nonsense_is_refused_in_the_same_words_before_torch(
     entry: str, tmp_path: Path
@@ -116,6 +117,7 @@ def test_the_same_nonsense_is_refused_in_the_same_words_before_torch(
     assert {value: said[value][: len(begun)] for value, begun in expected.items()} == expected
 
 
+@pytest.mark.process
 def test_a_network_that_is_none_is_refused_before_torch(tmp_path: Path) -> None:
     said = refusals(["train", "--model.name"], ["unett"], home=tmp_path)
     assert "Did you mean 'unet'?" in said["unett"]
