@@ -99,6 +99,8 @@ RULES: dict[str, Run | str] = {
     r"rayfill ui": Run(more="--port {0.page}", ready="http://127.0.0.1:{0.page}/health"),
     r"make head": Run(more=f'ARGS="{PORTS}"', ready="http://127.0.0.1:{0.job}/api/version"),
     r"make test": Run(more='ARGS="tests/data/test_codec.py"'),
+    r"make check": Run(more='ARGS="tests/data/test_codec.py"'),
+    r'make test ARGS="tests/runs"': Run(swaps={"tests/runs": "tests/runs/test_table.py"}),
     r'make test ARGS="-m slow"': Run(swaps={"slow": "slow --collect-only tests/experiments"}),
     r"make bench": Run(more='ARGS="--only metrics_ssim --rounds 1 --out var/bench"'),
     r"make help": Run(),
