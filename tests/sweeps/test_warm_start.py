@@ -148,7 +148,7 @@ def continued(plan: Plan, **changes: Any) -> Any:
         "epochs": 20,
         "best": None,
         "names": (),
-        "course": "continue",
+        "schedule": "continue",
         "options": SweepOptions(scheduler="none"),
         "resume": False,
     }
