@@ -5,8 +5,8 @@ BIN := .venv/bin
 export RAYFILL_HOME ?= $(CURDIR)/var
 # Ray's own counter of uses, and prompts, are no business of a build.
 export RAY_USAGE_STATS_ENABLED ?= 0
-# A process for each core; a file's tests stay in one, and so do all that share the Ray cluster.
-PARALLEL := -n logical --maxprocesses 8 --dist loadgroup
+# A process for each core; all that share a Ray cluster stay in one (tests/conftest.py).
+PARALLEL := -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 PACKAGES := platform/rayfill data/rayfill_data serving/rayfill_serving
 
 .PHONY: help install sweep serve ui head check test lint format bench clean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import sys
@@ -16,6 +17,7 @@ import pytest
 import torch
 from markdown_it import MarkdownIt
 from rich.console import Console
+from xdist.scheduler import LoadFileScheduling
 
 from rayfill_data.codec import encode_png
 from rayfill_data.contract import SCHEMA_VERSION, SPLITS, Manifest
@@ -26,14 +28,30 @@ from rayfill_data.prepared.writer import open_writer
 torch.set_num_threads(1)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs Ray, and say what is run in one process of several: a file, or all of Ray."""
+    """Mark what needs Ray, and put its files first: they take longest, the others go beside."""
     for item in items:
         if "ray_local" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
-        together = "ray" if item.get_closest_marker("ray") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(together))
+    items.sort(key=lambda item: not mentions(item.path, "ray_local", "mark.ray"))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give all that share a Ray cluster to one process; else a file to a process."""
+
+    class ByCluster(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "ray" if mentions(config.rootpath / file, "ray_local") else file
+
+    return ByCluster(config, log)
+
+
+@functools.cache
+def mentions(file: Path, *words: str) -> bool:
+    """Tell whether a file holds one of some words."""
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return any(word in text for word in words)
 
 
 @pytest.fixture(autouse=True)

@@ -170,7 +170,12 @@ def _make(args: Sequence[str]) -> None:
     command = ["make", "--dry-run", "--silent", *args]
     if args[0] != "install":  # what makes the environment is no part of the others
         command.insert(1, "--assume-old=install")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    # These tests may themselves be run by make, whose ARGS are not the shown command's.
+    of_make = ("ARGS", "MAKEFLAGS", "MAKEOVERRIDES")
+    outside = {name: value for name, value in os.environ.items() if name not in of_make}
+    done = subprocess.run(
+        command, cwd=ROOT, env=outside, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise WrongError(done.stderr)
     recipe = done.stdout.replace("\\\n", " ").splitlines()

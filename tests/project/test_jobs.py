@@ -111,7 +111,7 @@ def head() -> Iterator[Head]:
             family += [child.pid for child in psutil.Process(process.pid).children(True)]
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=30)
+            process.wait(timeout=5)
         for pid in family:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -111,6 +111,7 @@ def ask(client: httpx.Client, pictures: Any) -> httpx.Response:
     return client.post("/api/v1/inpaint", files=files)
 
 
+@pytest.mark.slow
 def test_a_joint_model_finds_what_is_clicked_on(
     deployed: Callable[..., httpx.Client], registry: Registry, joint_bundle: Path, pictures: Any
 ) -> None:

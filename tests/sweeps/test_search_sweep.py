@@ -112,6 +112,7 @@ def test_a_population_goes_on_from_the_better_and_says_so(small_run: RunConfig, 
                for n in whole.leaderboard.notes)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_continued_trials_equal_longer_ones(small_run: RunConfig, home: Path) -> None:
     space = {"loss.terms": ("l1", "mse")}
     run(sweep_of(small_run, space))

@@ -20,12 +20,13 @@ from rayfill.runs.registry import fetch_bundle, find_model
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "experiments" / "attn_unet_sweep.py"
-EPOCHS = 6
+EPOCHS = 4
+TRIALS = ["01-l1", "02-log_mse"]
 FLAGS = [
     "--model.width", "4", "--model.depth", "2", "--train.batch-size", "8",
-    "--sweep.losses", "l1", "log_mse", "--sweep.inpainters", "unet", "attention_unet",
+    "--sweep.losses", "l1", "log_mse", "--sweep.inpainters", "unet",
     "--sweep.epochs", str(EPOCHS), "--sweep.scheduler", "none",
-    "--winner.epochs", "2", "--tracking.pictures", "1",
+    "--winner.epochs", "1", "--tracking.pictures", "1",
 ]  # fmt: skip
 
 
@@ -87,7 +88,7 @@ def test_a_sweep_stopped_half_way_goes_on(
 ) -> None:
     home, dataset = tmp_path / "home", make_dataset(train=64)
     process = start(home, dataset)
-    started = wait_for_epochs(home, EPOCHS + 2, process)
+    started = wait_for_epochs(home, EPOCHS + 1, process)
     process.send_signal(kill)
     process.communicate(timeout=120)
     assert process.returncode == status
@@ -96,7 +97,7 @@ def test_a_sweep_stopped_half_way_goes_on(
     _, left = psutil.wait_procs(started, timeout=150)
     assert not left
     before = histories(home)
-    assert 1 <= len(before) < 4 or min(map(len, before.values())) < EPOCHS
+    assert 1 <= len(before) < len(TRIALS) or min(map(len, before.values())) < EPOCHS
 
     for state in home.glob("runs/.ray-tune/**/*"):  # what Tune itself would restore from
         if state.is_file():
@@ -105,8 +106,7 @@ def test_a_sweep_stopped_half_way_goes_on(
 
     after = histories(home)
     trials = [name for name in after if not name.startswith("winner")]
-    assert trials == ["01-unet-l1", "02-unet-log_mse", "03-attention_unet-l1",
-                      "04-attention_unet-log_mse"]  # fmt: skip
+    assert trials == TRIALS
     assert all(len(after[name]) == EPOCHS for name in trials)
     for name, losses in before.items():
         assert after[name][: len(losses)] == losses  # what was done was not done again
@@ -149,5 +149,5 @@ def test_trials_of_two_workers_go_through_ray_train(tmp_path: Path, make_dataset
     flags = ["--scaling.num-workers", "2", "--scaling.cpus-per-worker", "0.5"]
     finish(home, make_dataset(), *flags)
     trials = {name: trace for name, trace in histories(home).items() if name[0] == "0"}
-    assert len(trials) == 4
+    assert list(trials) == TRIALS
     assert all(len(trace) == EPOCHS for trace in trials.values())
