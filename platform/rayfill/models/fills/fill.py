@@ -87,17 +87,17 @@ def _pyramid_fill(image: Tensor, hole_mask: Tensor, *, relaxations: int) -> Tens
 
 
 def _pull(colour: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Halve a level: (B, 3, H, W) and bool (B, 1, H, W) -> (B, 3, ceil(H/2), ceil(W/2)), bool."""
+    """Halve a level: (B, C, H, W) and bool (B, 1, H, W) -> (B, C, ceil(H/2), ceil(W/2)), bool."""
     height, width = colour.shape[-2:]
-    # Unknown colours are 0, so one box sum over four channels gives the sum of the known colours
-    # and their number at once.
+    # Unknown colours are 0, so one box sum over all channels and one more gives the sum of the
+    # known colours and their number at once.
     weighted = torch.cat([colour, known.to(colour.dtype)], dim=1)
     if height % 2 or width % 2:
         weighted = F.pad(weighted, (0, width % 2, 0, height % 2))
     box = F.avg_pool2d(weighted, 2, divisor_override=1)
-    count = box[:, 3:]
+    count = box[:, -1:]
     # count is a whole number; max(count, 1) leaves an all-unknown cell at colour 0.
-    return box[:, :3] / count.clamp_min(1.0), count > 0.5
+    return box[:, :-1] / count.clamp_min(1.0), count > 0.5
 
 
 #: Every fill by its name in a model's ``hole_fill`` option.
