@@ -81,7 +81,7 @@ def test_every_hole_pixel_is_filled(size, max_side):
     mask[0, 0] = 255
     image = photo(*size)  # has no 255
     model = Constant()
-    out = Inpainter(model, max_side=max_side).inpaint(image, mask)
+    out = Inpainter(model, max_side=max_side, finish="none").inpaint(image, mask)
     assert np.array_equal((out == 255).all(axis=2), mask == 255)
     assert max(max(seen.shape[-2:]) for seen, _ in model.seen) <= max_side
 
@@ -158,13 +158,49 @@ def test_context_surrounds_the_hole():
     assert mask.shape[2] - 1 - rows.max() >= 50
 
 
-def test_tiles_continue_from_what_is_already_filled():
-    """A hole larger than a tile: each tile sees known pixels, none an all-hole window."""
+@pytest.mark.parametrize("size", [(400, 400), (1500, 400)])
+def test_a_large_hole_is_seen_whole_at_a_size_the_model_knows(size):
     model = Constant()
-    mask = box_mask(400, 400, (40, 360, 40, 360))
-    Inpainter(model, max_side=96).inpaint(photo(400, 400), mask)
-    assert len(model.seen) > 4
-    assert all(hole.mean() < 1 for _, hole in model.seen)
+    mask = box_mask(*size, (40, size[0] - 40, 40, 360))
+    image = photo(*size) // 2
+    Inpainter(model, max_side=96).inpaint(image, mask)
+    ((seen, hole),) = model.seen
+    assert max(seen.shape[-2:]) == 96
+    assert hole.unique().tolist() == [0, 1]
+    assert float(hole.mean()) == pytest.approx((mask > 0).mean(), abs=0.05)
+    # What is known is shown as its mean: of noise below 128, about 63.
+    known = seen[(hole < 0.5).expand_as(seen)] * 255
+    assert float(known.mean()) == pytest.approx(image[mask == 0].mean(), abs=2)
+
+
+class Split(nn.Module):
+    """Says that the upper half is black and the lower one white."""
+
+    def forward(self, image, hole_mask):
+        down = torch.linspace(0, 1, image.shape[-2])[None, None, :, None]
+        return (down > 0.5).float().expand_as(image)
+
+
+@pytest.mark.parametrize("finish", ["none", "auto", "exemplar"])
+def test_a_finish_follows_the_model_where_it_says_what_the_photo_does_not(finish):
+    """Left and right of the hole there is noise, dark above and bright below."""
+    noise = np.random.default_rng(0).integers(0, 60, (300, 300, 3))
+    noise[150:] += 190
+    image, mask = noise.astype(np.uint8), box_mask(300, 300, (60, 240, 60, 240))
+    out = Inpainter(Split(), max_side=96, finish=finish).inpaint(image, mask)
+    inside = out[80:220, 80:220].astype(float)
+    assert inside[:50].mean() < 60
+    assert inside[-50:].mean() > 190
+    texture = inside[:50].std()
+    true = image[:50].astype(float).std()
+    assert texture < 1 if finish == "none" else 0.7 < texture / true < 1.3
+
+
+def test_a_window_that_the_model_can_be_shown_is_finished_only_when_asked():
+    image, mask = photo(90, 90), box_mask(90, 90, (30, 60, 30, 60))
+    assert (Inpainter(Constant()).inpaint(image, mask)[mask > 0] == 255).all()
+    finished = Inpainter(Constant(), finish="exemplar").inpaint(image, mask)
+    assert (finished[mask > 0] < 255).all()  # the photo has no such value
 
 
 def test_a_smooth_picture_is_continued_across_tiles():
@@ -212,6 +248,8 @@ def test_wrong_options_are_refused():
         Inpainter(Constant()).inpaint(photo(4, 4), box_mask(4, 4, (0, 1, 0, 1)), feather_px=-1)
     with pytest.raises(ConfigError, match="max_side is 8"):
         Inpainter(Constant(), max_side=8)
+    with pytest.raises(ConfigError, match="Unknown finish 'sharp'"):
+        Inpainter(Constant(), finish="sharp")
 
 
 def test_from_bundle_answers_like_the_model_it_was_saved_from(tmp_path):

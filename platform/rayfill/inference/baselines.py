@@ -10,10 +10,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rayfill.models import InpaintingModel, check_inputs, harmonic_fill, mean_fill, push_pull_fill
+from rayfill.models import (
+    InpaintingModel,
+    check_inputs,
+    exemplar_fill,
+    harmonic_fill,
+    mean_fill,
+    push_pull_fill,
+)
 from rayfill_data.codec import to_nchw, to_uint8
 
 _OPENCV_RADIUS_PX = 3.0
+#: Small holes need patches to choose from, too.
+_EXEMPLAR_CONTEXT_PX = 96
 
 UInt8 = NDArray[np.uint8]
 
@@ -26,6 +35,8 @@ class OpenCVInpainting(InpaintingModel):
 
     Source: Telea 2004 (fast marching) or Bertalmio et al. 2001 (Navier-Stokes).
     """
+
+    any_size = True
 
     def __init__(self, algorithm: int) -> None:
         """Choose the algorithm.
@@ -69,12 +80,20 @@ class BiharmonicInpainting(InpaintingModel):
 
 
 class FillInpainting(InpaintingModel):
-    """A learning-free fill by itself: what a residual network starts from."""
+    """A learning-free fill by itself, such as what a residual network starts from."""
 
-    def __init__(self, fill: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """Use one of :data:`rayfill.models.FILLS`."""
+    any_size = True
+
+    def __init__(self, fill: Callable[[Tensor, Tensor], Tensor], *, context_px: int = 32) -> None:
+        """Take a fill.
+
+        Args:
+            fill: ``fill(image, hole_mask)``, such as one of :data:`rayfill.models.FILLS`.
+            context_px: fewest known pixels that it is to see around a hole.
+        """
         super().__init__()
         self._fill = fill
+        self.context_px = context_px
 
     def forward(self, image: Tensor, hole_mask: Tensor) -> Tensor:
         """Return the filled picture; shapes and ranges as in :class:`InpaintingModel`."""
@@ -83,6 +102,7 @@ class FillInpainting(InpaintingModel):
 
 
 BASELINES: dict[str, InpaintingModel] = {
+    "exemplar": FillInpainting(exemplar_fill, context_px=_EXEMPLAR_CONTEXT_PX),
     "telea": OpenCVInpainting(cv2.INPAINT_TELEA),
     "navier_stokes": OpenCVInpainting(cv2.INPAINT_NS),
     "biharmonic": BiharmonicInpainting(),

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from dataclasses import dataclass
-from typing import Annotated, overload
+from typing import Annotated, Literal, overload
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from rayfill.inference.pictures import Mask, Picture, open_mask, open_picture
-from rayfill.models import push_pull_fill
+from rayfill.inference.windows import Box, Flags, regions, window
+from rayfill.models import InpaintingModel, composite, guided_fill, push_pull_fill
 from rayfill.runs.bundle import load_bundle
 from rayfill_data.checks import Bounds, Whole, check_value
 from rayfill_data.codec import to_nchw, to_uint8
@@ -23,39 +23,24 @@ from rayfill_data.errors import ImageError, RayfillError
 from rayfill_data.masks.hole import dilate
 
 UInt8 = NDArray[np.uint8]
-Flags = NDArray[np.bool_]
 
-#: Known pixels shown to the model around a hole: half the hole's longer side, and at least this.
-_MIN_CONTEXT_PX = 32
-#: A tile with that context on both sides must still have a core worth a call.
-_MIN_MAX_SIDE_PX = 3 * _MIN_CONTEXT_PX
-#: Crops are widened to whole multiples of this where the photograph allows, so that the model pads
-#: nothing and the convolution library meets few different shapes.
-_ALIGN_PX = 32
+#: Longest side, in pixels, that a model is shown where nothing is known of its training.
+DEFAULT_MAX_SIDE = 512
+
+#: What is done to a model's answer before it is shown.
+Finish = Literal["auto", "none", "exemplar"]
+
+#: Smaller than this, a model sees too little of a photograph.
+_MIN_MAX_SIDE_PX = 96
 _MASK_THRESHOLD = 128
-
-
-@dataclass(frozen=True)
-class _Box:
-    """Rows [top, bottom) and columns [left, right) of a picture."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-    @property
-    def index(self) -> tuple[slice, slice]:
-        return slice(self.top, self.bottom), slice(self.left, self.right)
 
 
 class Inpainter:
     """A model ready for photographs: any size in, the same size out, untouched outside the hole.
 
-    Only the surroundings of each hole reach the model, at the photograph's own resolution. A region
-    larger than ``max_side`` is filled in tiles, those with most known pixels first, so that each
-    continues what the ones before it filled in. Holds no state between calls; several threads may
-    share one.
+    Only the surroundings of each hole reach the model, all of them at once: where they are larger
+    than ``max_side`` they are shown scaled down, and the answer is a guide, from which the *finish*
+    makes the full size. Holds no state between calls; several threads may share one.
     """
 
     def __init__(
@@ -65,7 +50,8 @@ class Inpainter:
         device: str = "cpu",
         name: str = "",
         run_id: str = "",
-        max_side: int = 512,
+        max_side: int = DEFAULT_MAX_SIDE,
+        finish: Finish = "auto",
     ) -> None:
         """Take over a model.
 
@@ -75,32 +61,52 @@ class Inpainter:
             device: where to run it.
             name: what it is called; only kept.
             run_id: the run that trained it; only kept.
-            max_side: longest side, in pixels, that the model is given at once; bounds memory.
+            max_side: longest side, in pixels, that the model is shown, unless its ``any_size`` says
+                that it does with any.
+            finish: ``exemplar``: patches of the photograph, guided by the answer
+                (:func:`rayfill.models.fills.exemplar.guided_fill`); ``none``: the answer itself,
+                scaled up; ``auto``: patches where it would be scaled up.
 
         Raises:
-            ConfigError: ``max_side`` below 96.
+            ConfigError: ``max_side`` below 96, or another ``finish``.
         """
         check_value("max_side", max_side, Annotated[int, Bounds(ge=_MIN_MAX_SIDE_PX)])
+        check_value("finish", finish, Finish)
         self.model = model.to(device).to(memory_format=torch.channels_last).eval()
         self.device = torch.device(device)
         self.name = name
         self.run_id = run_id
         self.max_side = max_side
+        self.finish = finish
 
     @classmethod
-    def from_bundle(cls, uri: str | os.PathLike[str], *, device: str = "cpu") -> Inpainter:
+    def from_bundle(
+        cls, uri: str | os.PathLike[str], *, device: str = "cpu", finish: Finish = "auto"
+    ) -> Inpainter:
         """Return the inpainter of a saved model; its run id is the bundle's ``extra["run_id"]``.
+
+        A model is shown pictures up to twice as large as those it was trained on, where its bundle
+        notes them (``extra["trained_side"]``).
 
         Args:
             uri: a model bundle, a local path or a URI.
             device: where to run it.
+            finish: as for the class.
 
         Raises:
             RayfillError: a bundle that cannot be used.
         """
         bundle = load_bundle(uri)
         run_id = str(bundle.extra.get("run_id", ""))
-        return cls(bundle.model, device=device, name=bundle.name, run_id=run_id)
+        side = int(bundle.extra.get("trained_side", DEFAULT_MAX_SIDE // 2))
+        return cls(
+            bundle.model,
+            device=device,
+            name=bundle.name,
+            run_id=run_id,
+            max_side=max(_MIN_MAX_SIDE_PX, 2 * side),
+            finish=finish,
+        )
 
     @overload
     def __call__(
@@ -160,48 +166,59 @@ class Inpainter:
         binary = np.where(hole_mask >= _MASK_THRESHOLD, np.uint8(255), np.uint8(0))
         hole = dilate(binary, radius_px=expand_px) > 0
         result, remaining = image.copy(), hole.copy()
-        for region in _regions(hole):
-            tiles = _tiles(region, max_side=self.max_side, height=len(hole), width=len(hole[0]))
-            while tiles:
-                core, window = min(tiles, key=lambda tile: remaining[tile[1].index].mean())
-                tiles.remove((core, window))
-                if remaining[core.index].any():
-                    filled = self._fill(result, hole, remaining, window, feather_px)
-                    _paste(result, remaining, filled, core=core, window=window)
+        context_px = getattr(self.model, "context_px", InpaintingModel.context_px)
+        for region in regions(hole):
+            shown = window(region, size=hole.shape, context_px=context_px)
+            filled = self._fill(result, remaining, shown)
+            if feather_px:
+                filled = _faded(filled, result, remaining, shown, feather_px=feather_px)
+            todo = remaining[region.index]
+            result[region.index][todo] = filled[region.within(shown)][todo]
+            todo[...] = False  # what one region was filled with is known to the next
         return result
 
-    def _fill(
-        self, image: UInt8, hole: Flags, remaining: Flags, window: _Box, feather_px: int
-    ) -> UInt8:
-        """Return the model's (h, w, 3) uint8 picture of one window."""
-        # What other windows have filled already counts as known here.
-        pixels = torch.from_numpy(to_nchw(image[window.index][None])).to(self.device)
-        mask = torch.from_numpy(remaining[window.index][None, None].astype(np.float32))
-        mask = mask.to(self.device)
+    def _fill(self, image: UInt8, hole: Flags, shown: Box) -> UInt8:
+        """Return the (h, w, 3) uint8 picture of one window."""
+        pixels = torch.from_numpy(to_nchw(image[shown.index][None])).to(self.device)
+        mask = torch.from_numpy(hole[shown.index][None, None].astype(np.float32)).to(self.device)
         with torch.inference_mode():
-            prediction = self.model(pixels, mask).float()
-            if not torch.isfinite(prediction[(mask > 0.5).expand_as(prediction)]).all():
+            small, small_mask = self._shown(pixels, mask)
+            prediction = self.model(small, small_mask).float()
+            if not torch.isfinite(prediction[(small_mask > 0.5).expand_as(prediction)]).all():
                 raise RayfillError(
                     f"Model {self.name or type(self.model).__name__!r} answered with values that "
                     "are not finite. Use another version of it."
                 )
-            if feather_px:
-                alpha = torch.from_numpy(_fade(hole[window.index], feather_px)).to(self.device)
-                prediction = torch.lerp(push_pull_fill(pixels, mask), prediction, alpha)
+            scaled = small.shape != pixels.shape
+            if self.finish == "exemplar" or (self.finish == "auto" and scaled):
+                guide = composite(prediction, small, small_mask).clamp(0, 1)
+                prediction = guided_fill(pixels, mask, guide=guide)
+            elif scaled:
+                prediction = F.interpolate(prediction, pixels.shape[-2:], mode="bilinear")
         filled: UInt8 = to_uint8(prediction.cpu().numpy())[0]
         return filled
 
+    def _shown(self, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a window and its mask at the size that the model is shown."""
+        height, width = pixels.shape[-2:]
+        scale = self.max_side / max(height, width)
+        if scale >= 1 or getattr(self.model, "any_size", InpaintingModel.any_size):
+            return pixels, mask
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        known = F.interpolate(1 - mask, size, mode="area")
+        colours = F.interpolate(pixels * (1 - mask), size, mode="area")
+        # Means of what is known; a pixel that is mostly hole is hole.
+        return colours / known.clamp_min(1e-6), (known < 0.5).float()
 
-def _paste(image: UInt8, remaining: Flags, filled: UInt8, *, core: _Box, window: _Box) -> None:
-    """Take over, in place, the pixels of ``core`` that remain to be filled."""
-    rows, columns = core.index
-    inner = filled[
-        core.top - window.top : core.bottom - window.top,
-        core.left - window.left : core.right - window.left,
-    ]
-    todo = remaining[rows, columns]
-    image[rows, columns][todo] = inner[todo]
-    todo[...] = False
+
+def _faded(filled: UInt8, image: UInt8, hole: Flags, shown: Box, *, feather_px: int) -> UInt8:
+    """Return a filled window that comes in over a smooth continuation of the surroundings."""
+    pixels = torch.from_numpy(to_nchw(image[shown.index][None]))
+    mask = torch.from_numpy(hole[shown.index][None, None].astype(np.float32))
+    smooth, answer = push_pull_fill(pixels, mask), torch.from_numpy(to_nchw(filled[None]))
+    share = torch.from_numpy(_fade(hole[shown.index], feather_px))
+    faded: UInt8 = to_uint8(torch.lerp(smooth, answer, share).numpy())[0]
+    return faded
 
 
 def _check_pictures(image: UInt8, hole_mask: UInt8) -> None:
@@ -223,55 +240,6 @@ def _check_pictures(image: UInt8, hole_mask: UInt8) -> None:
             f"{image.shape[1]}x{image.shape[0]}. Give a mask of the image's own size.",
             code="size_mismatch",
         )
-
-
-def _regions(hole: Flags) -> list[_Box]:
-    """Return boxes that together cover the hole; parts nearer than the context share one."""
-    reach = _MIN_CONTEXT_PX // 2
-    kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-    joined = cv2.dilate(hole.astype(np.uint8), kernel)
-    _, _, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
-    height, width = hole.shape
-    boxes = []
-    for left, top, box_width, box_height, _ in stats[1:].tolist():  # the first is the background
-        right, bottom = left + box_width, top + box_height
-        boxes.append(
-            _Box(
-                # A grown part that was cut off at the frame may keep its margin there.
-                top=top + reach if top > 0 else 0,
-                bottom=bottom - reach if bottom < height else height,
-                left=left + reach if left > 0 else 0,
-                right=right - reach if right < width else width,
-            )
-        )
-    return boxes
-
-
-def _tiles(region: _Box, *, max_side: int, height: int, width: int) -> list[tuple[_Box, _Box]]:
-    """Split a region into cores, each with the window (core and context) that the model sees."""
-    context = max(_MIN_CONTEXT_PX, max(region.bottom - region.top, region.right - region.left) // 2)
-    rows = _spans(region.top, region.bottom, size=height, context=context, max_side=max_side)
-    columns = _spans(region.left, region.right, size=width, context=context, max_side=max_side)
-    return [
-        (_Box(*row[0], *column[0]), _Box(*row[1], *column[1])) for row in rows for column in columns
-    ]
-
-
-def _spans(
-    start: int, stop: int, *, size: int, context: int, max_side: int
-) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Split [start, stop) along one side into (core, window) pairs, windows within [0, size)."""
-    # One stretch where core and the least context fit, or where the whole side does.
-    longest = max_side if size <= max_side else max_side - 2 * _MIN_CONTEXT_PX
-    edges = np.linspace(start, stop, 1 + -(-(stop - start) // longest)).round().astype(int).tolist()
-    spans = []
-    for low, high in itertools.pairwise(edges):
-        wanted = high - low + 2 * context
-        length = min(-(-wanted // _ALIGN_PX) * _ALIGN_PX, max_side, size)
-        # Centred on the core, then moved inside the picture.
-        first = min(max((low + high - length) // 2, 0), size - length)
-        spans.append(((low, high), (first, first + length)))
-    return spans
 
 
 def _fade(hole: Flags, feather_px: int) -> NDArray[np.float32]:

@@ -1,6 +1,8 @@
 from .base import InpaintingModel as InpaintingModel
 from .base import check_inputs as check_inputs
 from .base import composite as composite
+from .fills.exemplar import exemplar_fill as exemplar_fill
+from .fills.exemplar import guided_fill as guided_fill
 from .fills.fill import FILLS as FILLS
 from .fills.fill import harmonic_fill as harmonic_fill
 from .fills.fill import mean_fill as mean_fill

@@ -19,9 +19,14 @@ class InpaintingModel(nn.Module):
     Attributes:
         stride: the model pads sizes up to a multiple of this; crops that already are one cost no
             padding.
+        any_size: whether the model sees whole holes however large they are, so that no photograph
+            need be scaled down for it.
+        context_px: fewest known pixels that it is shown around a hole.
     """
 
     stride: int = 1
+    any_size: bool = False
+    context_px: int = 32
 
     def forward(self, image: Tensor, hole_mask: Tensor) -> Tensor:
         """Return the prediction (B, 3, H, W) for every pixel, known ones included."""

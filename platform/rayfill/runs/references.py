@@ -29,9 +29,17 @@ Kind = Literal["baseline", "registered", "recorded", "bundle", "run", "sweep", "
 
 #: Fills without learning, by the names that :data:`rayfill.inference.baselines.BASELINES` has too:
 #: they are told from other names before anything heavy is imported.
-BASELINE_NAMES = ("biharmonic", "harmonic", "mean", "navier_stokes", "push_pull", "telea")
+BASELINE_NAMES = (
+    "biharmonic",
+    "exemplar",
+    "harmonic",
+    "mean",
+    "navier_stokes",
+    "push_pull",
+    "telea",
+)
 #: Those that stand in every table: the biharmonic one takes seconds for a large hole.
-TABLE_BASELINES = ("telea", "navier_stokes", "push_pull", "harmonic")
+TABLE_BASELINES = ("telea", "navier_stokes", "push_pull", "harmonic", "exemplar")
 
 #: What holds the weights of a network.
 MODELS: tuple[Kind, ...] = ("registered", "recorded", "bundle", "run", "sweep")

@@ -121,6 +121,7 @@ class Training:
         self._runtime = runtime
         self._recorder = recorder if runtime.rank == 0 else None
         self._dataset_hash = dataset.content_hash
+        self._side = max(dataset.manifest.height, dataset.manifest.width)
         self._feed = Feed(
             config,
             dataset=dataset,
@@ -227,6 +228,7 @@ class Training:
                 "epoch": self._epoch,
                 "scores": scores,
                 "dataset_hash": self._dataset_hash,
+                "trained_side": self._side,
                 "run": written(self._config),
             },
         )

@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rayfill.models.fills.fill import harmonic_fill
@@ -22,6 +21,7 @@ from rayfill.models.fills.patches import (
     near,
     pyramid,
 )
+from rayfill.models.fills.resize import resized
 from rayfill.models.fills.voting import Ballot
 from rayfill_data.checks import Checked, NotNegative, Positive, Whole
 
@@ -115,10 +115,10 @@ def _completed(
         image, hole = smaller.planes, smaller.hole
     smooth = harmonic_fill(image[None], hole[None, None].float())[0]
     if guide is not None:
-        smooth = torch.where(hole, _resized(guide, hole), image)
+        smooth = torch.where(hole, resized(guide, _size(hole)), image)
     state = _search(image, hole, smooth, options)
     if state is None:
-        return _resized(smooth, finer[0].hole if finer else hole)
+        return resized(smooth, _size(finer[0].hole if finer else hole))
     for level in reversed(finer):
         state = _enlarged(state, level)
     return state.planes[:3]
@@ -142,7 +142,7 @@ def _search(image: Tensor, hole: Tensor, guide: Tensor, options: ExemplarOptions
         if len(patches.sources) >= _FEWEST_SOURCES:
             state = _refined(
                 _begun(level, patches, state, generator),
-                _resized(wanted, level.hole).flatten(1).T,
+                resized(wanted, _size(level.hole)).flatten(1).T,
                 hole=level.hole,
                 rounds=_ROUNDS[min(number, len(_ROUNDS) - 1)],
                 final=level is levels[0],
@@ -156,14 +156,8 @@ def _guide_weight(hole: Tensor) -> float:
     return 0.1 + 1.9 * min(max((share - 0.3) / 0.2, 0.0), 1.0)
 
 
-def _resized(image: Tensor, like: Tensor) -> Tensor:
-    """Return (C, h, w) of another picture's size: means of what is covered, or smooth between."""
-    size = like.shape[-2:]
-    if image.shape[-2:] == size:
-        return image
-    if image.shape[-2] > size[0]:
-        return F.interpolate(image[None], size, mode="area")[0]
-    return F.interpolate(image[None], size, mode="bilinear")[0]
+def _size(hole: Tensor) -> tuple[int, int]:
+    return hole.shape[0], hole.shape[1]
 
 
 def _patches(hole: Tensor) -> Patches:
@@ -173,7 +167,7 @@ def _patches(hole: Tensor) -> Patches:
     touched = near(hole, RADIUS_PX)
     is_source = (fits & ~touched).flatten()
     return Patches(
-        size=(hole.shape[0], hole.shape[1]),
+        size=_size(hole),
         targets=(fits & touched).flatten().nonzero()[:, 0],
         sources=is_source.nonzero()[:, 0],
         is_source=is_source,
@@ -188,7 +182,7 @@ def _begun(
     if coarser is None:
         smooth = harmonic_fill(level.planes[None], level.hole[None, None].float())[0]
         return _State(smooth, patches, Field(drawn, torch.zeros_like(drawn, dtype=torch.float32)))
-    planes = torch.where(level.hole, _resized(coarser.planes, level.hole), level.planes)
+    planes = torch.where(level.hole, resized(coarser.planes, _size(level.hole)), level.planes)
     field = _doubled(coarser, patches)
     return _State(
         planes, patches, Field(torch.where(field.source < 0, drawn, field.source), field.cost)
@@ -216,7 +210,7 @@ def _enlarged(coarser: _State, level: Level) -> _State:
     """Return a level filled by the coarser one's matches, without looking for better ones."""
     patches = _patches(level.hole)
     field = _doubled(coarser, patches)
-    colours = _resized(coarser.planes[: len(level.planes)], level.hole)
+    colours = resized(coarser.planes[: len(level.planes)], _size(level.hole))
     planes = torch.where(level.hole, colours, level.planes)
     ballot = Ballot.of(patches, level.hole, depth_in_hole(level.hole))
     return _State(ballot.best(planes, field), patches, field)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rayfill.models.fills.resize import enlarged
+
 #: What an image without a single known pixel is filled with: mid gray.
 NOTHING_KNOWN = 0.5
 
@@ -77,7 +79,7 @@ def _pyramid_fill(image: Tensor, hole_mask: Tensor, *, relaxations: int) -> Tens
     filled = torch.where(known, colour, NOTHING_KNOWN)
     for colour, known in reversed(levels):
         height, width = colour.shape[-2:]
-        pushed = F.interpolate(filled, scale_factor=2.0, mode="bilinear", align_corners=False)
+        pushed = enlarged(filled, (2 * filled.shape[-2], 2 * filled.shape[-1]))
         filled = torch.where(known, colour, pushed[..., :height, :width])
         for _ in range(relaxations):
             # The border counts only the cells that exist: no flow across it.
