@@ -29,6 +29,8 @@ from rayfill_data.checks import Checked, NotNegative, Positive, Whole
 _FEWEST_SOURCES = 40
 #: Patches are searched for in pictures up to this size; matches are then brought to the full one.
 _LARGEST_PIXELS = 1_500_000
+#: From this on a harmonic guide is made at half the size: only a blur of it is looked at.
+_HALVED_GUIDE_FROM_PX = 64
 #: Rounds of matching and voting by level, the coarsest first; the last for all that follow.
 _ROUNDS = (8, 6, 4, 2, 1)
 
@@ -113,15 +115,23 @@ def _completed(
         finer.append(Level(image, hole))
         smaller = halved(finer[-1])
         image, hole = smaller.planes, smaller.hole
-    smooth = harmonic_fill(image[None], hole[None, None].float())[0]
-    if guide is not None:
-        smooth = torch.where(hole, resized(guide, _size(hole)), image)
+    given = _smooth(image, hole) if guide is None else resized(guide, _size(hole))
+    smooth = torch.where(hole, given, image)
     state = _search(image, hole, smooth, options)
     if state is None:
         return resized(smooth, _size(finer[0].hole if finer else hole))
     for level in reversed(finer):
         state = _enlarged(state, level)
     return state.planes[:3]
+
+
+def _smooth(image: Tensor, hole: Tensor) -> Tensor:
+    """Return the harmonic fill; of large pictures at half their size, where it costs a quarter."""
+    level = Level(image, hole)
+    if min(hole.shape) >= _HALVED_GUIDE_FROM_PX:
+        level = halved(level)
+    filled = harmonic_fill(level.planes[None], level.hole[None, None].float())[0]
+    return resized(filled, _size(hole))
 
 
 def _search(image: Tensor, hole: Tensor, guide: Tensor, options: ExemplarOptions) -> _State | None:
