@@ -170,7 +170,8 @@ def test_a_time_limit_ends_the_search_and_leaves_no_hole(monkeypatch):
 
 def test_a_large_picture_is_searched_small_and_filled_at_full_size(monkeypatch):
     image, mask = noise(200, 260), box(200, 260, 60, 140, 80, 180)
-    monkeypatch.setattr(exemplar, "_LARGEST_PIXELS", 15_000)
+    monkeypatch.setattr(exemplar, "_LARGEST_PIXELS", 10_000)
+    monkeypatch.setattr(exemplar, "_COPIED_FROM_PIXELS", 15_000)
     filled = exemplar_fill(image, mask)
     known = (mask < 0.5).expand_as(image)
     assert torch.equal(filled[known], image[known])

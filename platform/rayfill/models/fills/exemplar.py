@@ -29,6 +29,9 @@ from rayfill_data.checks import Checked, NotNegative, Positive, Whole
 _FEWEST_SOURCES = 40
 #: Patches are searched for in pictures up to this size; matches are then brought to the full one.
 _LARGEST_PIXELS = 1_500_000
+#: Larger than this, the last halving is not searched either: half the time, and what is copied as
+#: it lies is sharper than what was searched for once more (20 photographs of 512 px).
+_COPIED_FROM_PIXELS = 100_000
 #: From this on a harmonic guide is made at half the size: only a blur of it is looked at.
 _HALVED_GUIDE_FROM_PX = 64
 #: Rounds of matching and voting by level, the coarsest first; the last for all that follow.
@@ -110,8 +113,8 @@ def _completed(
     image: Tensor, hole: Tensor, guide: Tensor | None, options: ExemplarOptions
 ) -> Tensor:
     """Return (3, H, W) with the hole filled."""
-    finer = []
-    while hole.numel() > _LARGEST_PIXELS:
+    finer: list[Level] = []
+    while hole.numel() > (_LARGEST_PIXELS if finer else _COPIED_FROM_PIXELS):
         finer.append(Level(image, hole))
         smaller = halved(finer[-1])
         image, hole = smaller.planes, smaller.hole
