@@ -23,6 +23,8 @@ from rayfill_serving.sources import ReferenceSource
 #: Far above what the gates let in, so that refusals are ours: JSON, with Retry-After.
 _INGRESS_REQUESTS = 10_000
 _HEALTH_PERIOD_S = 2.0
+#: Parts of a hole whose searches for patches fit into the time a request has.
+_SEARCHES = 4
 
 
 class InpaintReplica:
@@ -42,6 +44,7 @@ class InpaintReplica:
             source=source,
             poll_s=options.poll_s,
             segment_side=options.segment_side,
+            awaited=options.awaited,
         )
         shelf.follow()
         self._service = InpaintService(
@@ -49,6 +52,7 @@ class InpaintReplica:
             threads=options.threads,
             waiting=options.waiting,
             max_pixels=options.max_pixels,
+            search_s=options.timeout_s / _SEARCHES,
         )
 
     async def inpaint(self, job: InpaintJob) -> InpaintReply | Problem:

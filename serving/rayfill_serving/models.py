@@ -12,13 +12,14 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from rayfill.inference.clicks import ObjectFinder, trained_side
 from rayfill.inference.inpainter import Inpainter
 from rayfill.models.joint import JointModel
+from rayfill.runs.registry import NoSuchModelError
 from rayfill_data.errors import RayfillError
 from rayfill_serving.problems import ApiError
 from rayfill_serving.schemas import ModelInfo
@@ -29,6 +30,20 @@ logger = logging.getLogger(__name__)
 #: A refused version is looked at again after this long: it may have been a broken connection.
 _RETRY_REFUSED_S = 30.0
 _WARM_UP_PX = 32
+
+#: Fills without learning: what they are, and what to expect of them.
+ENGINES = {
+    "exemplar": (
+        "Patches",
+        "Copies texture from the photo: sharp; seconds for large holes.",
+    ),
+    "telea": ("Quick smear", "Draws the surroundings inward: at once, blurred in large holes."),
+    "navier_stokes": ("Quick flow", "Continues lines inward: at once, blurred in large holes."),
+    "harmonic": ("Smooth", "The softest transition: for sky and plain walls."),
+    "push_pull": ("Soft blocks", "A rough, smooth fill: at once."),
+    "mean": ("Plain colour", "One colour, the mean of the photo."),
+    "biharmonic": ("Smooth curves", "Continues shades: slow, for small scratches."),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +71,28 @@ class ModelShelf:
     """The current model of each name."""
 
     def __init__(
-        self, names: Sequence[str], *, source: ModelSource, poll_s: float, segment_side: int = 0
+        self,
+        names: Sequence[str],
+        *,
+        source: ModelSource,
+        poll_s: float,
+        segment_side: int = 0,
+        awaited: Collection[str] = (),
     ) -> None:
+        """Begin with nothing loaded.
+
+        Args:
+            names: to serve; the first answers by default.
+            source: where their versions come from.
+            poll_s: seconds between two looks.
+            segment_side: longest side that a segmenter is shown; 0 is the one it was trained on.
+            awaited: those that need not be there.
+        """
         self._names = tuple(names)
         self._source = source
         self._poll_s = poll_s
         self._segment_side = segment_side
+        self._awaited = frozenset(awaited)
         self._loaded: dict[str, LoadedModel] = {}
         self._refused: dict[str, tuple[str, float]] = {}
         self._said: dict[str, str] = {}
@@ -85,6 +116,9 @@ class ModelShelf:
         for name in self._names:
             try:
                 self._refresh(name)
+            except NoSuchModelError as error:
+                if name not in self._awaited or name in self._loaded:
+                    self._say(name, f"{name}: {error}")
             except RayfillError as error:
                 self._say(name, f"{name}: {error}")
             except Exception as error:  # noqa: BLE001 - the old model must keep answering
@@ -179,4 +213,13 @@ def _info(model: LoadedModel) -> ModelInfo:
     scores = {k: v for k, v in known.pop("scores", {}).items() if math.isfinite(v)}
     own = {"name": served.name, "version": served.version, "run_id": model.run_id}
     labels = list(model.finder.labels) if model.finder else []
-    return ModelInfo(**{**known, **own}, scores=scores, labels=labels)
+    trained = ("Trained model", "Draws what it has learned, with patches of the photo on top.")
+    title, about = ENGINES.get(model.inpainter.name, trained)
+    return ModelInfo(
+        **{**known, **own},
+        scores=scores,
+        labels=labels,
+        title=title,
+        about=about,
+        variants=model.inpainter.variants,
+    )

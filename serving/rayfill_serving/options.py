@@ -22,6 +22,7 @@ from rayfill_data.checks import Checked, Count, NotNegative, Positive, Whole, va
 from rayfill_data.errors import ConfigError, RayfillError, unknown_name
 from rayfill_data.extension import ALLOW_MODULES
 
+_UNTRAINED_AND_CHAMPION = f"exemplar,telea,{DEFAULT_MODEL_NAME}@{CHAMPION}"
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -29,8 +30,9 @@ LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 class ServingOptions(Checked):
     """Everything the server needs to know; plain data, so that it travels to Ray workers."""
 
-    models: str = f"{DEFAULT_MODEL_NAME}@{CHAMPION}"
-    """What to serve, separated by commas; the first answers by default. NAME@ALIAS of the model
+    models: str = ""
+    """What to serve, separated by commas; the first answers by default. Empty is exemplar and
+    telea, which need no training, and the champion as soon as there is one. NAME@ALIAS of the model
     registry, models:/NAME/VERSION, runs:/ID of MLflow, a baseline such as telea, the folder or URI
     of a model bundle, a training run or a sweep, or sweep:NAME; LABEL=VALUE says under which name.
     When an alias moves or a bundle is replaced, the server changes over without a restart."""
@@ -94,7 +96,7 @@ class ServingOptions(Checked):
         """
         found: list[tuple[str, Reference]] = []
         problems: list[str] = []
-        for value in _split(self.models):
+        for value in _split(self.models or _UNTRAINED_AND_CHAMPION):
             try:
                 reference = _settled(parse_reference(value))
                 found.append((_served_name(reference), reference))
@@ -106,6 +108,11 @@ class ServingOptions(Checked):
         if problems:
             raise ConfigError(problems)
         return dict(found)
+
+    @property
+    def awaited(self) -> frozenset[str]:
+        """Return the names that need not be there when the server starts."""
+        return frozenset() if self.models else frozenset({DEFAULT_MODEL_NAME})
 
     @property
     def host_names(self) -> tuple[str, ...]:

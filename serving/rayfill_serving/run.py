@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from rayfill.runs.registry import NoSuchModelError
 from rayfill_data.errors import RayfillError
 from rayfill_serving.options import LOOPBACK_HOSTS, ServingOptions
 from rayfill_serving.sources import ReferenceSource
@@ -81,7 +82,11 @@ def _checked(options: ServingOptions, *, host: str, port: int) -> ServingOptions
         cache_dir=options.cache_dir,
     )
     for name in options.references:
-        source.find(name)
+        try:
+            source.find(name)
+        except NoSuchModelError:
+            if name not in options.awaited:
+                raise
     return options
 
 

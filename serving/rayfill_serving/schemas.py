@@ -11,6 +11,7 @@ from rayfill_serving.pictures import PictureFormat
 
 MAX_EXPAND_PX = 128
 MAX_FEATHER_PX = 64
+MAX_VARIANT = 3
 MAX_CLICKS = 64
 _MAX_NAME = 256
 
@@ -64,6 +65,14 @@ class InpaintOptions(_Strict):
         int,
         Field(ge=0, le=MAX_FEATHER_PX, description="Width of the soft edge inside the hole."),
     ] = 0
+    variant: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=MAX_VARIANT,
+            description="Another try, of models that have several; the best guess is 0.",
+        ),
+    ] = 0
     format: Annotated[
         PictureFormat, Field(description="File format of the answer; only png keeps every bit.")
     ] = "png"
@@ -113,6 +122,7 @@ FIELD_RULES: dict[str, str] = {
     "model": "model must be a name from /api/v1/models, or name/version.",
     "expand_px": f"expand_px must be a whole number from 0 to {MAX_EXPAND_PX}.",
     "feather_px": f"feather_px must be a whole number from 0 to {MAX_FEATHER_PX}.",
+    "variant": f"variant must be a whole number from 0 to {MAX_VARIANT}.",
     "format": "format must be png, jpeg or webp.",
     "invert": "invert must be true or false.",
     "shrink": f"shrink must be a whole number from 0 to {MAX_EXPAND_PX}.",
@@ -135,6 +145,9 @@ class ModelInfo(BaseModel):
     )
     protocol: dict[str, str] = Field(default={}, description="What the scores were measured under.")
     created_ms: int | None = Field(default=None, description="When it was registered, if it was.")
+    title: str = Field(default="", description="What it is, in a word or two.")
+    about: str = Field(default="", description="What to expect of it, in a sentence.")
+    variants: int = Field(default=1, description="How many different fills it has to offer.")
     labels: list[str] = Field(
         description="What its segmenter finds, for /api/v1/segment; empty: it has no segmenter."
     )

@@ -42,8 +42,26 @@ class InpaintService:
     Problems are returned, not raised: they cross process boundaries as plain data.
     """
 
-    def __init__(self, shelf: ModelShelf, *, threads: int, waiting: int, max_pixels: int) -> None:
+    def __init__(
+        self,
+        shelf: ModelShelf,
+        *,
+        threads: int,
+        waiting: int,
+        max_pixels: int,
+        search_s: float | None = None,
+    ) -> None:
+        """Answer from a shelf.
+
+        Args:
+            shelf: the models.
+            threads: requests worked on at a time.
+            waiting: requests that may wait.
+            max_pixels: of the largest photo.
+            search_s: seconds that a search for patches may take in one part of a hole.
+        """
         self._shelf = shelf
+        self._search_s = search_s
         self._max_pixels = max_pixels
         self._queue = WorkQueue(threads=threads, waiting=waiting)
 
@@ -96,6 +114,8 @@ class InpaintService:
                 reading.mask,
                 expand_px=options.expand_px,
                 feather_px=options.feather_px,
+                variant=options.variant,
+                time_limit_s=self._search_s,
             )
         except Exception:  # a model may fail in any way; the server must not
             logger.exception("%s failed on a photo of %dx%d", model.label, width, height)

@@ -176,7 +176,7 @@ def test_a_bundle_fills_by_folder_and_by_uri(
     assert Path("out-0.png").read_bytes() == Path("out-1.png").read_bytes()
 
 
-def test_the_champion_fills_when_no_model_is_named(cli: Cli, files: Path, bundle: Path) -> None:
+def test_the_champion_fills_by_its_alias(cli: Cli, files: Path, bundle: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     uri = f"sqlite:///{files}/var/mlflow.db"
@@ -185,16 +185,41 @@ def test_the_champion_fills_when_no_model_is_named(cli: Cli, files: Path, bundle
         bundle, name="rayfill", run_id=run.info.run_id, scores={}, protocol={}, tracking_uri=uri
     )
     promote(model, reason="a test", tracking_uri=uri)
-    done = cli("erase", "photo.png", "--mask", "mask.png", "-o", "out.png")
+    asked = ("erase", "photo.png", "--mask", "mask.png", "-o", "out.png")
+    done = cli(*asked, "--model", "rayfill@champion")
     assert done.status == 0, done.err
     named = cli("erase", "photo.png", "--mask", "mask.png", "-o", "b.png", "--model", bundle)
     assert named.status == 0
     assert Path("out.png").read_bytes() == Path("b.png").read_bytes()
 
 
-def test_with_nothing_trained_it_says_what_to_do_and_makes_nothing(cli: Cli, files: Path) -> None:
+def test_with_nothing_trained_patches_fill_and_the_next_try_is_another(
+    cli: Cli, files: Path, rgb: np.ndarray, hole: np.ndarray
+) -> None:
+    asked = ("erase", "photo.png", "--mask", "mask.png")
+    assert cli(*asked, "-o", "out.png").status == 0
+    assert cli(*asked, "-o", "b.png", "--variant", 1).status == 0
+    expected = Inpainter(BASELINES["exemplar"]).inpaint(rgb, hole)
+    assert np.array_equal(read("out.png"), expected)
+    assert not np.array_equal(read("b.png"), expected)
+    refused = cli(*asked, "-o", "c.png", "--variant", 4)
+    assert refused.status == 2
+    assert "variant" in refused.err
+
+
+def test_a_finish_is_laid_over_any_answer(
+    cli: Cli, files: Path, rgb: np.ndarray, hole: np.ndarray
+) -> None:
+    assert erase_telea(cli, "photo.png", "--finish", "exemplar").status == 0
+    expected = Inpainter(BASELINES["telea"], finish="exemplar").inpaint(rgb, hole)
+    assert np.array_equal(read("out.png"), expected)
+    assert not np.array_equal(expected, Inpainter(BASELINES["telea"]).inpaint(rgb, hole))
+
+
+def test_with_no_champion_it_says_what_to_do_and_makes_nothing(cli: Cli, files: Path) -> None:
     before = listing(files)
-    done = cli("erase", "photo.png", "--mask", "mask.png", "-o", "out.png")
+    asked = ("erase", "photo.png", "--mask", "mask.png", "-o", "out.png")
+    done = cli(*asked, "--model", "rayfill@champion")
     assert done.status == 2
     assert done.err == (
         "rayfill: No model 'rayfill' with alias 'champion' is registered: run `make sweep`, or "

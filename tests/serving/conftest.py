@@ -273,7 +273,7 @@ def serving(inpainter: Inpainter) -> Callable[..., contextlib.AbstractContextMan
 
     @contextlib.contextmanager
     def serve(model: Any = inpainter, **changes: Any) -> Iterator[Server]:
-        options = ServingOptions(**changes)
+        options = ServingOptions(**{"models": "rayfill@champion"} | changes)
         source = StaticSource(model)
         shelf = ModelShelf(
             list(options.references),

@@ -28,7 +28,7 @@ class Blocked:
         self.go = threading.Event()
         self.calls = 0
 
-    def inpaint(self, image: Any, mask: Any, **options: int) -> Any:
+    def inpaint(self, image: Any, mask: Any, **options: Any) -> Any:
         self.calls += 1
         if image.shape[0] == 32 and image.shape[1] == 32:  # the shelf trying it out
             return image
@@ -81,11 +81,13 @@ class Faulty:
     """A model that fails on bright photos."""
 
     model = None
+    name = "faulty"
+    variants = 1
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
 
-    def inpaint(self, image: Any, mask: Any, **options: int) -> Any:
+    def inpaint(self, image: Any, mask: Any, **options: Any) -> Any:
         if self.error is not None and image.mean() > 140:
             raise self.error
         return image

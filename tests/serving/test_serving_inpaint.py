@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
+from rayfill.inference.baselines import BASELINES
+from rayfill.inference.inpainter import Inpainter
+
 
 @pytest.mark.parametrize("size", [(48, 64), (1, 1), (1, 5000), (5000, 1), (17, 31)])
 def test_png_is_untouched_outside_the_mask(server: Any, pictures: Any, size: Any) -> None:
@@ -203,6 +206,22 @@ def test_pages_use_nothing_from_elsewhere(server: Any) -> None:
         assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
+def test_a_model_says_what_it_is_and_other_tries_are_other_fills(
+    serving: Any, pictures: Any
+) -> None:
+    photo, mask = pictures.encode(pictures.photo()), pictures.encode(pictures.hole())
+    with serving(Inpainter(BASELINES["exemplar"], name="exemplar"), models="exemplar") as server:
+        (model,) = server.client.get("/api/v1/models").json()["models"]
+        assert (model["title"], model["variants"]) == ("Patches", 4)
+        assert "sharp" in model["about"]
+        fills = [server.inpaint(photo, mask, variant=str(number)).content for number in range(4)]
+        assert server.inpaint(photo, mask).content == fills[0]
+        assert len(set(fills)) > 1
+        refused = server.inpaint(photo, mask, variant="4")
+        assert refused.status_code == 422
+        assert "variant must be" in refused.json()["error"]
+
+
 def test_openapi_names_every_field(server: Any) -> None:
     document = server.client.get("/openapi.json").json()
     body = document["paths"]["/api/v1/inpaint"]["post"]["requestBody"]["content"]
@@ -214,6 +233,7 @@ def test_openapi_names_every_field(server: Any) -> None:
             "model",
             "expand_px",
             "feather_px",
+            "variant",
             "format",
         ]
         assert schema["required"] == ["image", "mask"]

@@ -49,6 +49,13 @@ def test_impossible_options_are_refused(changes: dict[str, float | str]) -> None
         ServingOptions(**changes)
 
 
+def test_without_a_word_what_needs_no_training_is_served_and_a_champion_awaited() -> None:
+    options = ServingOptions()
+    assert list(options.references) == ["exemplar", "telea", "rayfill"]
+    assert options.awaited == {"rayfill"}
+    assert not ServingOptions(models="rayfill@champion").awaited
+
+
 def test_resolved_options_hold_absolute_places() -> None:
     options = ServingOptions(tracking_uri="sqlite:////x/y.db", cache_dir="cache").resolved()
     assert options.tracking_uri == "sqlite:////x/y.db"
@@ -74,7 +81,8 @@ def test_listening_beyond_this_machine_needs_host_names() -> None:
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 def test_a_missing_model_is_said_before_ray_starts(tmp_path: Path) -> None:
-    options = ServingOptions(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    options = ServingOptions(models="rayfill@champion", tracking_uri=store)
     with pytest.raises(RayfillError, match="promote"):
         serve_forever(options, port=0)
 

@@ -12,6 +12,8 @@ from rayfill_data.extension import full_name, full_names
 from rayfill_data.masks.shapes import MASKS
 
 HoleFill = Literal["zero", "mean", "push_pull", "harmonic"]
+#: What is done to a model's answer before it is shown.
+Finish = Literal["auto", "none", "exemplar"]
 OutputKind = Literal["direct", "residual"]
 Schedule = Literal["constant", "cosine", "step"]
 Precision = Literal["auto", "fp32", "bf16"]

@@ -21,8 +21,6 @@ from rayfill.models import (
 from rayfill_data.codec import to_nchw, to_uint8
 
 _OPENCV_RADIUS_PX = 3.0
-#: Small holes need patches to choose from, too.
-_EXEMPLAR_CONTEXT_PX = 96
 
 UInt8 = NDArray[np.uint8]
 
@@ -84,16 +82,10 @@ class FillInpainting(InpaintingModel):
 
     any_size = True
 
-    def __init__(self, fill: Callable[[Tensor, Tensor], Tensor], *, context_px: int = 32) -> None:
-        """Take a fill.
-
-        Args:
-            fill: ``fill(image, hole_mask)``, such as one of :data:`rayfill.models.FILLS`.
-            context_px: fewest known pixels that it is to see around a hole.
-        """
+    def __init__(self, fill: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Take a fill, such as one of :data:`rayfill.models.FILLS`."""
         super().__init__()
         self._fill = fill
-        self.context_px = context_px
 
     def forward(self, image: Tensor, hole_mask: Tensor) -> Tensor:
         """Return the filled picture; shapes and ranges as in :class:`InpaintingModel`."""
@@ -101,8 +93,21 @@ class FillInpainting(InpaintingModel):
         return self._fill(image, hole_mask)
 
 
+class ExemplarInpainting(InpaintingModel):
+    """Patches of the photograph itself; see :func:`rayfill.models.fills.exemplar.exemplar_fill`."""
+
+    any_size = True
+    #: Small holes need patches to choose from, too.
+    context_px = 96
+
+    def forward(self, image: Tensor, hole_mask: Tensor) -> Tensor:
+        """Return the filled picture; shapes and ranges as in :class:`InpaintingModel`."""
+        check_inputs(image, hole_mask)
+        return exemplar_fill(image, hole_mask)
+
+
 BASELINES: dict[str, InpaintingModel] = {
-    "exemplar": FillInpainting(exemplar_fill, context_px=_EXEMPLAR_CONTEXT_PX),
+    "exemplar": ExemplarInpainting(),
     "telea": OpenCVInpainting(cv2.INPAINT_TELEA),
     "navier_stokes": OpenCVInpainting(cv2.INPAINT_NS),
     "biharmonic": BiharmonicInpainting(),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from typing import Annotated, Literal, overload
+from typing import Annotated, overload
 
 import cv2
 import numpy as np
@@ -13,9 +14,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from rayfill.config.sections import Finish
+from rayfill.inference.baselines import ExemplarInpainting
 from rayfill.inference.pictures import Mask, Picture, open_mask, open_picture
 from rayfill.inference.windows import Box, Flags, regions, window
-from rayfill.models import InpaintingModel, composite, guided_fill, push_pull_fill
+from rayfill.models import (
+    VARIANTS,
+    ExemplarOptions,
+    InpaintingModel,
+    composite,
+    guided_fill,
+    push_pull_fill,
+)
 from rayfill.runs.bundle import load_bundle
 from rayfill_data.checks import Bounds, Whole, check_value
 from rayfill_data.codec import to_nchw, to_uint8
@@ -26,9 +36,6 @@ UInt8 = NDArray[np.uint8]
 
 #: Longest side, in pixels, that a model is shown where nothing is known of its training.
 DEFAULT_MAX_SIDE = 512
-
-#: What is done to a model's answer before it is shown.
-Finish = Literal["auto", "none", "exemplar"]
 
 #: Smaller than this, a model sees too little of a photograph.
 _MIN_MAX_SIDE_PX = 96
@@ -143,8 +150,21 @@ class Inpainter:
         filled = self.inpaint(opened.rgb, hole, expand_px=expand_px, feather_px=feather_px)
         return opened.like(filled)
 
+    @property
+    def variants(self) -> int:
+        """Return how many different fills of a hole it has to offer."""
+        finished = self.finish == "exemplar" or isinstance(self.model, ExemplarInpainting)
+        return len(VARIANTS) if finished else 1
+
     def inpaint(
-        self, image: UInt8, hole_mask: UInt8, *, expand_px: int = 0, feather_px: int = 0
+        self,
+        image: UInt8,
+        hole_mask: UInt8,
+        *,
+        expand_px: int = 0,
+        feather_px: int = 0,
+        variant: int = 0,
+        time_limit_s: float | None = None,
     ) -> UInt8:
         """Return ``image`` with the hole filled; every other pixel is the input's, bit for bit.
 
@@ -155,21 +175,25 @@ class Inpainter:
             feather_px: width of the band inside the hole's edge over which the fill fades from a
                 smooth continuation of the surroundings to the model's own; hides a visible seam.
                 What was under the hole never shines through.
+            variant: another try, 0 to 3, where patches are searched for; the best guess is 0.
+            time_limit_s: after this no more patches are searched for in one part of the hole.
 
         Raises:
             ImageError: shapes or types other than above, or mask and image of different sizes.
-            ConfigError: a negative ``feather_px``.
+            ConfigError: a negative ``feather_px``, or another ``variant``.
             RayfillError: the model answered with values that are not finite.
         """
         _check_pictures(image, hole_mask)
         check_value("feather_px", feather_px, Whole)
+        check_value("variant", variant, Annotated[int, Bounds(ge=0, lt=len(VARIANTS))])
+        patching = dataclasses.replace(VARIANTS[variant], time_limit_s=time_limit_s)
         binary = np.where(hole_mask >= _MASK_THRESHOLD, np.uint8(255), np.uint8(0))
         hole = dilate(binary, radius_px=expand_px) > 0
         result, remaining = image.copy(), hole.copy()
         context_px = getattr(self.model, "context_px", InpaintingModel.context_px)
         for region in regions(hole):
             shown = window(region, size=hole.shape, context_px=context_px)
-            filled = self._fill(result, remaining, shown)
+            filled = self._fill(result, remaining, shown, patching)
             if feather_px:
                 filled = _faded(filled, result, remaining, shown, feather_px=feather_px)
             todo = remaining[region.index]
@@ -177,26 +201,38 @@ class Inpainter:
             todo[...] = False  # what one region was filled with is known to the next
         return result
 
-    def _fill(self, image: UInt8, hole: Flags, shown: Box) -> UInt8:
+    def _fill(self, image: UInt8, hole: Flags, shown: Box, patching: ExemplarOptions) -> UInt8:
         """Return the (h, w, 3) uint8 picture of one window."""
         pixels = torch.from_numpy(to_nchw(image[shown.index][None])).to(self.device)
         mask = torch.from_numpy(hole[shown.index][None, None].astype(np.float32)).to(self.device)
         with torch.inference_mode():
-            small, small_mask = self._shown(pixels, mask)
-            prediction = self.model(small, small_mask).float()
-            if not torch.isfinite(prediction[(small_mask > 0.5).expand_as(prediction)]).all():
-                raise RayfillError(
-                    f"Model {self.name or type(self.model).__name__!r} answered with values that "
-                    "are not finite. Use another version of it."
-                )
-            scaled = small.shape != pixels.shape
-            if self.finish == "exemplar" or (self.finish == "auto" and scaled):
-                guide = composite(prediction, small, small_mask).clamp(0, 1)
-                prediction = guided_fill(pixels, mask, guide=guide)
-            elif scaled:
-                prediction = F.interpolate(prediction, pixels.shape[-2:], mode="bilinear")
+            if isinstance(self.model, ExemplarInpainting):
+                prediction = guided_fill(pixels, mask, guide=None, options=patching)
+            else:
+                prediction = self._predict(pixels, mask, patching)
         filled: UInt8 = to_uint8(prediction.cpu().numpy())[0]
         return filled
+
+    def _predict(self, pixels: Tensor, mask: Tensor, patching: ExemplarOptions) -> Tensor:
+        """Return the model's answer at a window's size, finished.
+
+        Raises:
+            RayfillError: values that are not finite.
+        """
+        small, small_mask = self._shown(pixels, mask)
+        prediction: Tensor = self.model(small, small_mask).float()
+        if not torch.isfinite(prediction[(small_mask > 0.5).expand_as(prediction)]).all():
+            raise RayfillError(
+                f"Model {self.name or type(self.model).__name__!r} answered with values that "
+                "are not finite. Use another version of it."
+            )
+        scaled = small.shape != pixels.shape
+        if self.finish == "exemplar" or (self.finish == "auto" and scaled):
+            guide = composite(prediction, small, small_mask).clamp(0, 1)
+            return guided_fill(pixels, mask, guide=guide, options=patching)
+        if scaled:
+            prediction = F.interpolate(prediction, pixels.shape[-2:], mode="bilinear")
+        return prediction
 
     def _shown(self, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return a window and its mask at the size that the model is shown."""

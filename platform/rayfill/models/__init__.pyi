@@ -1,6 +1,8 @@
 from .base import InpaintingModel as InpaintingModel
 from .base import check_inputs as check_inputs
 from .base import composite as composite
+from .fills.exemplar import VARIANTS as VARIANTS
+from .fills.exemplar import ExemplarOptions as ExemplarOptions
 from .fills.exemplar import exemplar_fill as exemplar_fill
 from .fills.exemplar import guided_fill as guided_fill
 from .fills.fill import FILLS as FILLS

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import tyro
 
 from rayfill.config.flags import parse_flags
+from rayfill.config.sections import Finish
 from rayfill.runs import places
 from rayfill.runs.references import Reference, locate, parse_reference
-from rayfill_data.checks import Checked, Whole
+from rayfill_data.checks import Bounds, Checked, Whole
 from rayfill_data.errors import ImageError, RayfillError
 from rayfill_data.extension import allow_modules
 
@@ -54,9 +55,14 @@ class EraseArgs(Checked):
     segment_side: int = 0
     """Longest side, in pixels, at which the segmenter looks at the photo; 0 is the side it was
     trained on where the registry notes it, else 512."""
-    model: str = "rayfill@champion"
-    """What fills: a baseline such as telea, NAME@ALIAS of the model registry, or any other that
-    `rayfill evaluate` measures, but for finished pictures."""
+    model: str = "exemplar"
+    """What fills: a fill without learning such as exemplar or telea, NAME@ALIAS of the model
+    registry, or any other that `rayfill evaluate` measures, but for finished pictures."""
+    finish: Finish = "auto"
+    """What is done to a model's answer: exemplar adds patches of the photo, none leaves it; auto:
+    patches where the hole is larger than what the model knows."""
+    variant: Annotated[int, Bounds(ge=0, le=3)] = 0
+    """Another try of what searches for patches: 0 to 3, the best guess first."""
     expand_px: int = 0
     """Pixels by which the mask grows first."""
     feather_px: Whole = 0
@@ -83,11 +89,17 @@ def main(args: Sequence[str]) -> int:
     photo = _decode(asked.photo, functools.partial(decode_photo, max_pixels=_MAX_PIXELS))
     height, width = photo.rgb.shape[:2]
     mask = _read_mask(asked.mask, size=(height, width)) if asked.mask else None
-    inpainter, side = _load(model, tracking_uri=places.tracking_uri(asked.tracking_uri))
+    inpainter, side = _load(
+        model, tracking_uri=places.tracking_uri(asked.tracking_uri), finish=asked.finish
+    )
     if mask is None:
         mask = _find(inpainter, photo.rgb, asked=asked, max_side=asked.segment_side or side)
     result = inpainter.inpaint(
-        photo.rgb, mask, expand_px=asked.expand_px, feather_px=asked.feather_px
+        photo.rgb,
+        mask,
+        expand_px=asked.expand_px,
+        feather_px=asked.feather_px,
+        variant=asked.variant,
     )
     _write(asked.out, result, photo=photo)
     share = float((mask > 0).mean())
@@ -127,7 +139,7 @@ def _find(inpainter: Inpainter, rgb: UInt8Array, *, asked: EraseArgs, max_side: 
     return found.mask
 
 
-def _load(model: Reference, *, tracking_uri: str) -> tuple[Inpainter, int]:
+def _load(model: Reference, *, tracking_uri: str, finish: Finish) -> tuple[Inpainter, int]:
     """Return a model, and the longest side that its segmenter would be shown."""
     from rayfill.inference.clicks import trained_side
     from rayfill.inference.load import make_inpainter
@@ -135,7 +147,7 @@ def _load(model: Reference, *, tracking_uri: str) -> tuple[Inpainter, int]:
     located = None if model.kind == "baseline" else locate(model, tracking_uri=tracking_uri)
     registered = located.registered if located else None
     side = trained_side(registered.protocol if registered else {})
-    return make_inpainter(model, located), side
+    return make_inpainter(model, located, finish=finish), side
 
 
 def _decode(path: Path, decode: Callable[[bytes], PictureT]) -> PictureT:

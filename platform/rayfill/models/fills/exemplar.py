@@ -51,6 +51,15 @@ class ExemplarOptions(Checked):
     """After this nothing more is searched for: what is there is brought to full size."""
 
 
+#: Ways to fill the same hole, the one that is best on most photographs first.
+VARIANTS = (
+    ExemplarOptions(),
+    ExemplarOptions(guide_weight=2.0, seed=1),
+    ExemplarOptions(guide_weight=0.0, seed=2),
+    ExemplarOptions(seed=3),
+)
+
+
 def exemplar_fill(image: Tensor, hole_mask: Tensor) -> Tensor:
     """Return ``image`` with the hole filled by patches of its surroundings, guided harmonically.
 
