@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ import torch
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from rayfill.evaluation.systems import open_system, open_systems
+from rayfill.evaluation.systems import System, open_system, open_systems
 from rayfill.inference.baselines import BASELINES
-from rayfill.models import build_model
+from rayfill.models import build_model, guided_fill
 from rayfill.runs.bundle import BundleError, save_bundle
 from rayfill.runs.registry import NoSuchModelError, promote, register_bundle
 from rayfill.runs.tracking import ensure_experiment
@@ -201,3 +202,19 @@ def test_all_that_is_wrong_with_several_is_said_at_once(run: Path) -> None:
         "mean",
         "my_run",
     ]
+
+
+def test_patches_over_an_answer_are_those_of_the_fill() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, 40, 48, generator=generator)
+    mask = torch.zeros(2, 1, 40, 48)
+    mask[..., 8:30, 10:40] = 1
+    own = System(name="telea", kind="model", source="telea", model=BASELINES["telea"])
+    batch = SimpleNamespace(image=image)
+    guide = own.fill(batch, mask)  # type: ignore[arg-type]
+    patched = own.patched()
+    assert patched.name == "telea + exemplar"
+    assert patched.described()["finish"] == "exemplar"
+    filled = patched.fill(batch, mask)  # type: ignore[arg-type]
+    assert torch.equal(filled, guided_fill(image, mask, guide=guide))
+    assert not torch.equal(filled, guide)

@@ -57,6 +57,8 @@ class EvaluateOptions(Checked):
     """Parts measured at a time. 1: all in this process. More: on Ray. None: in this process, and on
     all of a Ray cluster once the first parts say that more than a minute is left; if one is
     connected, more than ten seconds."""
+    with_patches: bool = False
+    """Measure every network a second time, with patches of the photograph over its answer."""
     against: str | None = None
     """The system that all are compared with; None is the first."""
     rank_by: str = "hole_psnr"
@@ -103,6 +105,8 @@ def evaluate(
     """
     asked = _options(options)
     systems = open_systems(references, tracking_uri=tracking_uri)
+    if asked.with_patches:
+        systems += [system.patched() for system in systems if system.kind == "model"]
     dataset = PreparedDataset.open(data) if isinstance(data, str) else data
     network, note = lpips_if_available(lpips) if isinstance(lpips, EvalConfig) else (lpips, "")
     _check(systems, options=asked, lpips=network)

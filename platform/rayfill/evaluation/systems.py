@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rayfill.evaluation.finished_pictures import FinishedPictures
 from rayfill.inference.baselines import BASELINES
-from rayfill.models import InpaintingModel, JointModel
+from rayfill.models import InpaintingModel, JointModel, guided_fill
 from rayfill.models.segmentation import Segmenter
 from rayfill.runs.bundle import OtherKindError, load_bundle, load_segmenter_bundle
 from rayfill.runs.references import MODELS, SYSTEMS, locate, name_problems, parse_reference
@@ -37,6 +37,8 @@ class System:
     """Where the model is read from when it is measured."""
     finished: FinishedPictures | None = None
     """Its pictures of the split that is measured."""
+    with_patches: bool = False
+    """Lay patches of the photograph over the model's answer."""
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """What else is known of it: network, run id."""
 
@@ -46,7 +48,13 @@ class System:
             return self.finished.fill(batch, hole_mask)
         assert self.model is not None
         filled: Tensor = self.model(batch.image, hole_mask)
+        if self.with_patches and filled.isfinite().all():  # what is not is refused elsewhere
+            return guided_fill(batch.image, hole_mask, guide=filled.clamp(0, 1))
         return filled
+
+    def patched(self) -> System:
+        """Return the system with patches of the photograph over its answers."""
+        return dataclasses.replace(self, name=f"{self.name} + exemplar", with_patches=True)
 
     def opened(self) -> System:
         """Return the system with its model.
@@ -66,7 +74,8 @@ class System:
 
     def described(self) -> dict[str, str]:
         """Return what it is and where it is from, fit to be shown."""
-        return {"kind": self.kind, "source": redact_uri(self.source), **self.facts}
+        finish = {"finish": "exemplar"} if self.with_patches else {}
+        return {"kind": self.kind, "source": redact_uri(self.source), **finish, **self.facts}
 
 
 def trained(bundles: Mapping[str, str]) -> list[System]:

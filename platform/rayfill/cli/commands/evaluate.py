@@ -44,6 +44,8 @@ class EvaluateArgs(Checked):
     """Split with frozen holes: val or test."""
     out: str | None = None
     """Folder or URI for table.json, table.csv, table.md and samples.parquet."""
+    with_patches: bool = False
+    """Measure every network a second time, with patches of the photo over its answer."""
     against: str | None = None
     """Name of the system that all are compared with; None is the first."""
     rank_by: str = "hole_psnr"
@@ -121,6 +123,7 @@ def main(args: Sequence[str]) -> int:
         raw=asked.raw,
         allow_missing=asked.allow_missing,
         num_workers=asked.num_workers,
+        with_patches=asked.with_patches,
         against=asked.against,
         rank_by=asked.rank_by,
         columns=asked.columns,
