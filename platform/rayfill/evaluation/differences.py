@@ -35,10 +35,12 @@ class Difference:
         return -self.interval if self.interval and less else self.interval
 
     def verdict(self) -> str:
-        """Return which one is better, as far as the samples tell."""
+        """Return which one is better, or has more where neither is, as far as the samples tell."""
         lead = self.lead
         if lead is None or not lead.significant:
             return "no difference found"
+        if self.metric in COLUMNS and not COLUMNS[self.metric].ordered:
+            return "more" if lead.mean > 0 else "less"
         return "better" if lead.mean > 0 else "worse"
 
     def to_dict(self) -> dict[str, Any]:

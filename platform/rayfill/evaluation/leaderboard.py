@@ -31,6 +31,11 @@ class MetricColumn:
         """Whether the arrow points down."""
         return self.title.endswith("↓")
 
+    @property
+    def ordered(self) -> bool:
+        """Whether more, or less, is always better: a sharpness is best at 1."""
+        return self.title.endswith(("↑", "↓"))
+
 
 #: By metric, in the order shown; the arrow says which way is better.
 COLUMNS = {
@@ -39,6 +44,9 @@ COLUMNS = {
     "psnr": MetricColumn(title="PSNR ↑", digits=2),
     "ssim": MetricColumn(title="SSIM ↑", digits=4),
     "lpips": MetricColumn(title="LPIPS ↓", digits=4),
+    "coherence": MetricColumn(title="coherence ↓", digits=3),
+    "sharpness": MetricColumn(title="sharpness", digits=2),
+    "ring_sharpness": MetricColumn(title="ring sharpness", digits=2),
     "fid": MetricColumn(title="FID ↓", digits=2),
     "residual_object": MetricColumn(title="residual ↓", digits=4),
     "l1": MetricColumn(title="L1 ↓", digits=4, usual=False),
@@ -269,8 +277,8 @@ class Leaderboard:
             name = bucket
             for entry in ranked:
                 scores = entry.table.buckets[bucket]
-                # Every sample has an L1, a hole or not, and a finite one.
-                if count := scores["l1"].n:
+                # Every sample has an L1, a hole or not; without truth, those that can be measured.
+                if count := max(score.n for score in scores.values()):
                     cells = [_mean_and_std(scores.get(m), COLUMNS[m].digits) for m in shown]
                     rows.append([name, count, entry.name, *cells])
                     name = ""
@@ -283,10 +291,19 @@ class Leaderboard:
         )
 
 
-def protocol(dataset: PreparedDataset, *, split: str, lpips_network: str | None) -> dict[str, str]:
-    """Return the conditions that a table of metrics was measured under."""
+def protocol(
+    dataset: PreparedDataset, *, split: str, lpips_network: str | None, truth: bool = True
+) -> dict[str, str]:
+    """Return the conditions that a table of metrics was measured under.
+
+    Args:
+        dataset: What systems were measured on.
+        split: Which part of it.
+        lpips_network: None where LPIPS was not measured.
+        truth: Whether targets are what holes should show.
+    """
     manifest = dataset.manifest
-    return {
+    found = {
         "dataset": manifest.source,
         "dataset_hash": dataset.content_hash,
         "split": f"{split} ({dataset.counts[split]} samples of "
@@ -294,6 +311,14 @@ def protocol(dataset: PreparedDataset, *, split: str, lpips_network: str | None)
         "size": f"{dataset.height}x{dataset.width}" if dataset.height else "several, as given",
         "masks": "frozen in the dataset",
         "measured_on": "8-bit composite, RGB, no crop",
+        "coherence": "MMD of texture and colour between hole and surroundings, 0 (alike) to 1.4",
+    }
+    if not truth:
+        ring = "median |Laplacian| in the hole over that within 16 px around it; 1 as sharp"
+        return {**found, "ring_sharpness": ring}
+    return {
+        **found,
+        "sharpness": "median |Laplacian| in the hole over the truth's; 1 as sharp, less blurred",
         "psnr": "data range 1; infinite values counted, not averaged",
         "ssim": "Gaussian window 11, sigma 1.5, mean over channels",
         "hole_metrics": "hole pixels only",

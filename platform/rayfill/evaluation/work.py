@@ -32,7 +32,7 @@ from rayfill.metrics.accumulate import (
     take_filled,
     take_removals,
 )
-from rayfill.metrics.aggregate import Measured
+from rayfill.metrics.aggregate import Measured, may_lack
 from rayfill.metrics.states import State, add_states, taken
 from rayfill.models import JointModel
 from rayfill.models.batch import TensorBatch, to_device
@@ -78,10 +78,22 @@ class Conditions:
     """Give holes grown by so many pixels, or shrunk if below 0."""
     raw: bool = False
     """Measure what a system answers, known pixels included, instead of the composite."""
+    truth: bool = True
+    """Targets are what holes should show; False: measure only what needs no truth."""
     lpips: LpipsMetric | None = None
     fid: FidMetric | None = None
     residual_object: ResidualObjectScore | None = None
     """Of this, as of FID, what it has collected before is dropped."""
+
+    def metrics(self) -> InpaintingMetrics:
+        """Return empty metrics of given holes."""
+        return InpaintingMetrics(
+            lpips=self.lpips, appearance=True, truth=self.truth, keep_values=True
+        )
+
+    def removal_metrics(self) -> InpaintingMetrics:
+        """Return empty metrics of holes that were found: none that look into given ones."""
+        return InpaintingMetrics(lpips=self.lpips, keep_values=True)
 
     def to(self, device: torch.device | str) -> Conditions:
         """Move the networks to a device, and return the same with what was collected dropped."""
@@ -283,7 +295,7 @@ def measure(
 
 def _part(system: System, batch: TensorBatch, conditions: Conditions) -> Part:
     device, residual = batch.image.device, conditions.residual_object
-    metrics = InpaintingMetrics(lpips=conditions.lpips, keep_values=True).to(device)
+    metrics = conditions.metrics().to(device)
     take_filled(
         _finite(system, raw=conditions.raw),
         [batch],
@@ -295,9 +307,9 @@ def _part(system: System, batch: TensorBatch, conditions: Conditions) -> Part:
     )
     _refuse_nan(metrics, batch=batch, system=system)
     part = Part(given=taken(metrics), residual=taken(residual) if residual else None)
-    if not isinstance(system.model, JointModel) or batch.labels is None:
+    if not isinstance(system.model, JointModel) or batch.labels is None or not conditions.truth:
         return part
-    quality = MaskQuality().to(device)
+    metrics, quality = conditions.removal_metrics().to(device), MaskQuality().to(device)
     take_removals(system.model, [batch], metrics=metrics, quality=quality, residual=residual)
     _refuse_nan(metrics, batch=batch, system=system)
     return dataclasses.replace(
@@ -324,7 +336,7 @@ def _finite(system: System, *, raw: bool) -> Fill:
 def _refuse_nan(metrics: InpaintingMetrics, *, batch: TensorBatch, system: System) -> None:
     """Refuse values that are none where every sample has one."""
     for metric, values in metrics.sample_values().items():
-        if not metric.startswith("hole_"):  # samples without a hole have none
+        if not may_lack(metric):  # samples without a hole have none
             _refuse(torch.from_numpy(values).isnan(), batch=batch, system=system)
 
 
@@ -345,12 +357,12 @@ def merged(parts: Sequence[Part], conditions: Conditions) -> Measured:
         RayfillError: too few samples for an FID.
     """
     fid, residual = conditions.to("cpu").fid, conditions.residual_object
-    metrics = _refilled([part.given for part in parts], conditions)
+    metrics = _refilled(conditions.metrics(), [part.given for part in parts])
     table: MetricTable = metrics.compute()
     values = metrics.sample_values()
     removals = [part.removals for part in parts if part.removals is not None]
     if removals:
-        own, quality = _refilled(removals, conditions), MaskQuality()
+        own, quality = _refilled(conditions.removal_metrics(), removals), MaskQuality()
         add_states(quality, [part.masks for part in parts if part.masks is not None])
         values |= removal_names(own.sample_values())
         found = removal_table(own, quality)
@@ -369,9 +381,8 @@ def merged(parts: Sequence[Part], conditions: Conditions) -> Measured:
     return Measured(table=table, values=values)
 
 
-def _refilled(states: Sequence[State], conditions: Conditions) -> InpaintingMetrics:
-    """Return metrics that have seen what others have seen, sample by sample."""
-    metrics = InpaintingMetrics(lpips=conditions.lpips, keep_values=True)
+def _refilled(metrics: InpaintingMetrics, states: Sequence[State]) -> InpaintingMetrics:
+    """Return empty metrics after letting them see what others have seen, sample by sample."""
     metrics.add(torch.cat([rows for state in states for rows in state["rows"]]))
     metrics._update_count += 1  # else it warns of a value without samples
     return metrics

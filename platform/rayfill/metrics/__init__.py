@@ -1,12 +1,14 @@
 """How good a filled picture is: per-sample functions, LPIPS, FID, and tables over a split."""
 
 from rayfill.metrics.aggregate import BUCKETS, InpaintingMetrics, MetricTable, Score, bucket_of
+from rayfill.metrics.coherence import removal_coherence
 from rayfill.metrics.fid import FID_MIN_SAMPLES, FidMetric, fid_available
 from rayfill.metrics.functional import hole_psnr, hole_ssim, l1, psnr, ssim, ssim_map
 from rayfill.metrics.lpips import LpipsMetric, lpips_available
 from rayfill.metrics.mask_quality import MaskQuality, mask_growth_px
 from rayfill.metrics.residual_object import ResidualObjectScore
 from rayfill.metrics.scores import SampleScores
+from rayfill.metrics.sharpness import sharpness, sharpness_beside_surroundings
 
 __all__ = [
     "BUCKETS",
@@ -27,6 +29,9 @@ __all__ = [
     "lpips_available",
     "mask_growth_px",
     "psnr",
+    "removal_coherence",
+    "sharpness",
+    "sharpness_beside_surroundings",
     "ssim",
     "ssim_map",
 ]

@@ -13,14 +13,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
+from rayfill.metrics.coherence import removal_coherence
 from rayfill.metrics.functional import hole_mean, hole_psnr, inner_mean, l1, psnr, ssim_map
 from rayfill.metrics.lpips import LpipsMetric
+from rayfill.metrics.sharpness import sharpness, sharpness_beside_surroundings
 
 #: Hole ratio in percent; a sample at an edge counts in the upper bucket, 100 % in the last.
 BUCKETS = (*(f"[{low},{low + 10})" for low in range(0, 90, 10)), "[90,100]")
 _EDGES = (torch.arange(1, len(BUCKETS), dtype=torch.float64) / len(BUCKETS)).float()
 
 _DATA_RANGE = 1.0
+
+#: Metrics of how a hole looks: where there is truth, and where there is none.
+APPEARANCE = ("coherence", "sharpness")
+WITHOUT_TRUTH = ("coherence", "ring_sharpness")
 
 #: Metrics of all pixels of a bucket together, which have no value per sample and so no deviation.
 POOLED = ("dice", "dice_ceiling")
@@ -37,6 +43,11 @@ def bucket_of(hole_ratio: Tensor | NDArray[np.floating]) -> Tensor:
     """
     ratio = hole_ratio if isinstance(hole_ratio, Tensor) else torch.tensor(hole_ratio)
     return torch.bucketize(ratio.float(), _EDGES.to(ratio.device), right=True)
+
+
+def may_lack(metric: str) -> bool:
+    """Tell whether a metric has no value, NaN, of samples without a hole to look into."""
+    return metric.startswith("hole_") or metric in {*APPEARANCE, *WITHOUT_TRUTH}
 
 
 class Score(NamedTuple):
@@ -104,7 +115,7 @@ class Measured:
 
 
 class InpaintingMetrics(Metric):
-    """PSNR, SSIM and L1 of composites, whole and in the hole, Dice, and LPIPS if given.
+    """PSNR, SSIM and L1 of composites, whole and in the hole, Dice, and what else is asked for.
 
     ``update(composite, target, hole_mask)`` adds samples; ``compute()`` gives a
     :class:`MetricTable`. State is sums and counts in float64, added up over ranks, so shards may be
@@ -114,6 +125,11 @@ class InpaintingMetrics(Metric):
     ``dice`` is ``2 sum(y y') / sum(y + y')`` of the intensities of target y and composite y',
     summed over all pixels of the samples, as report P5 defines it. Brightness rules it: what a
     perfect composite scores is not 1 but ``dice_ceiling``.
+
+    ``coherence`` is :func:`rayfill.metrics.removal_coherence`, ``sharpness`` is
+    :func:`rayfill.metrics.sharpness`; of samples without truth there is only the former and
+    ``ring_sharpness``, :func:`rayfill.metrics.sharpness_beside_surroundings`. A sample counts in
+    them where they are defined of it.
     """
 
     full_state_update = False
@@ -127,18 +143,32 @@ class InpaintingMetrics(Metric):
     products: Tensor
     rows: list[Tensor]
 
-    def __init__(self, *, lpips: LpipsMetric | None = None, keep_values: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        lpips: LpipsMetric | None = None,
+        appearance: bool = False,
+        truth: bool = True,
+        keep_values: bool = False,
+    ) -> None:
         """Start empty.
 
         Args:
             lpips: also measure this distance, under the name ``lpips``.
+            appearance: also measure ``coherence`` and ``sharpness``, some 20 ms for each picture of
+                256x256 pixels, on the CPU.
+            truth: targets are what holes should show; False: nothing is compared with them, and
+                ``coherence`` and ``ring_sharpness`` are all that is measured.
             keep_values: keep every sample's row for :meth:`sample_values` and :meth:`add`.
         """
         super().__init__()
         self.lpips = lpips
+        self.truth = truth
         self.keep_values = keep_values
-        names = ["psnr", "ssim", "hole_psnr", "hole_ssim", "l1"]
-        self.metric_names = (*names, "lpips") if lpips else tuple(names)
+        names = ("psnr", "ssim", "hole_psnr", "hole_ssim", "l1")
+        names += ("lpips",) if lpips else ()
+        names += APPEARANCE if appearance else ()
+        self.metric_names = names if truth else WITHOUT_TRUTH
         shape = (len(self.metric_names), len(BUCKETS))
         for state in ("sums", "squares", "counts", "infinite"):
             zeros = torch.zeros(shape, dtype=torch.float64)
@@ -177,6 +207,9 @@ class InpaintingMetrics(Metric):
         for row, name in enumerate(self.metric_names):
             if name.startswith("hole_"):
                 counted[row] = ratio > 0
+            elif may_lack(name):
+                # A picture that is not finite has sums that are not, and counts.
+                counted[row] = ~(values[row].isnan() & products.isfinite().all(dim=0))
         if self.keep_values:
             self.rows.append(rows)
         infinite = counted & values.isposinf()
@@ -200,8 +233,11 @@ class InpaintingMetrics(Metric):
         return dict(zip(self.metric_names, columns, strict=False))
 
     def _values(self, composite: Tensor, target: Tensor, hole_mask: Tensor) -> Tensor:
+        values = self._appearance(composite, target, hole_mask)
+        if not self.truth:
+            return torch.stack([values[name] for name in self.metric_names])
         similarity = ssim_map(composite, target, data_range=_DATA_RANGE)
-        values = {
+        values |= {
             "psnr": psnr(composite, target, data_range=_DATA_RANGE),
             "ssim": inner_mean(similarity),
             "hole_psnr": hole_psnr(composite, target, hole_mask, data_range=_DATA_RANGE),
@@ -211,6 +247,18 @@ class InpaintingMetrics(Metric):
         if self.lpips is not None:
             values["lpips"] = self.lpips(composite, target).double()
         return torch.stack([values[name] for name in self.metric_names])
+
+    def _appearance(
+        self, composite: Tensor, target: Tensor, hole_mask: Tensor
+    ) -> dict[str, Tensor]:
+        if "coherence" not in self.metric_names:
+            return {}
+        values = {"coherence": removal_coherence(composite, hole_mask)}
+        if self.truth:
+            values["sharpness"] = sharpness(composite, target, hole_mask)
+        else:
+            values["ring_sharpness"] = sharpness_beside_surroundings(composite, hole_mask)
+        return {name: value.to(composite.device) for name, value in values.items()}
 
     def compute(self) -> MetricTable:
         """Return the scores of all samples added so far, on all ranks."""
@@ -228,7 +276,7 @@ class InpaintingMetrics(Metric):
         """Turn (4, metrics) sums, squares and two counts, and (5,) products, into scores."""
         rows = zip(self.metric_names, state.T.tolist(), strict=True)
         scores = {name: score_of(*values) for name, values in rows}
-        return scores | _dice_scores(*products.tolist())
+        return scores | _dice_scores(*products.tolist()) if self.truth else scores
 
 
 def score_of(total: float, squares: float, count: float, infinite: float) -> Score:
