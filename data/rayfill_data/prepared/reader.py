@@ -137,6 +137,11 @@ class PreparedDataset:
         """Samples per split."""
         return self.manifest.counts
 
+    @property
+    def has_truth(self) -> bool:
+        """Whether targets are what holes should show: a test set may say that they are not."""
+        return bool(self.manifest.options.get("truth", True))
+
     def estimate_bytes(self, split: str) -> int:
         """Return the bytes :meth:`load` will hold: pictures, masks and labels of every sample."""
         self._check_split(split)

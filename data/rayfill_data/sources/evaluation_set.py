@@ -6,6 +6,7 @@ fit the samples pixel for pixel.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rayfill_data.checks import Checked, Share
@@ -31,8 +32,17 @@ class TestSetOptions(Checked):
     target: str | None = None
     """Folder or URI of the true pictures; None: the pictures themselves."""
 
+    truth: bool = True
+    """Whether these are what the holes should show. Not for photos that still have in them what is
+    to be removed: systems are then measured by what needs no truth."""
+
     max_rejected: Share = 0.0
     """Share of the pictures that may be unusable before preparation fails."""
+
+    def relations(self) -> Iterator[str]:
+        """Yield what does not go together."""
+        if self.target is not None and not self.truth:
+            yield "--target is given with --no-truth; true pictures are the truth: leave out one."
 
 
 def plan(options: TestSetOptions, seed: int) -> SourcePlan:  # noqa: ARG001
@@ -91,7 +101,8 @@ TEST_SET = SourceSpec(
     needs=(
         "--input and --mask are folders (or s3://, gs:// URIs) holding files of the same relative "
         "name, endings aside: input/a/7.jpg, mask/a/7.png; in masks 255 = hole. --target is a "
-        "third such folder where inputs still show what is to be removed. Sizes may differ from "
-        "sample to sample; nothing is scaled, cropped or split, so nothing can be trained on it."
+        "third such folder where inputs still show what is to be removed; --no-truth says that "
+        "nobody has such pictures. Sizes may differ from sample to sample; nothing is scaled, "
+        "cropped or split, so nothing can be trained on it."
     ),
 )

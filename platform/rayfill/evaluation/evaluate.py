@@ -21,7 +21,7 @@ from rayfill.evaluation.result import Evaluation
 from rayfill.evaluation.systems import System, open_systems
 from rayfill.evaluation.work import Conditions, Work
 from rayfill.metrics import FidMetric, LpipsMetric, ResidualObjectScore, lpips_available
-from rayfill.metrics.aggregate import Measured
+from rayfill.metrics.aggregate import WITHOUT_TRUTH, Measured
 from rayfill.models.batch import to_device
 from rayfill_data.checks import Checked, Count
 from rayfill_data.errors import ConfigError, DatasetError, RayfillError, unknown_name
@@ -36,6 +36,12 @@ _BATCH_PIXELS = _BATCH_SAMPLES * 256 * 256
 
 #: Shards of a split for each core: enough that no core waits long for the last one.
 _SHARDS_PER_CORE = 4
+
+_NO_TRUTH = (
+    "These pictures have no truth to compare with: measured is how well what was filled goes with "
+    "what surrounds it (coherence; sharpness next to the ring around the hole), not whether it is "
+    "right. A picture of the right texture without sense scores well."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,8 +67,8 @@ class EvaluateOptions(Checked):
     """Measure every network a second time, with patches of the photograph over its answer."""
     against: str | None = None
     """The system that all are compared with; None is the first."""
-    rank_by: str = "hole_psnr"
-    """Metric by which systems are ranked."""
+    rank_by: str | None = None
+    """Metric by which systems are ranked; None: PSNR in the hole, without truth coherence."""
     columns: tuple[str, ...] = ()
     """Metrics to show instead of the usual ones."""
     fid: FidMetric | None = None
@@ -73,7 +79,7 @@ class EvaluateOptions(Checked):
     def relations(self) -> Iterator[str]:
         """Yield one sentence for every unknown metric."""
         for metric in (self.rank_by, *self.columns):
-            if metric not in COLUMNS:
+            if metric is not None and metric not in COLUMNS:
                 yield unknown_name("metric", metric, COLUMNS)
 
 
@@ -109,18 +115,31 @@ def evaluate(
         systems += [system.patched() for system in systems if system.kind == "model"]
     dataset = PreparedDataset.open(data) if isinstance(data, str) else data
     network, note = lpips_if_available(lpips) if isinstance(lpips, EvalConfig) else (lpips, "")
-    _check(systems, options=asked, lpips=network)
+    if not dataset.has_truth:
+        network, note = None, _NO_TRUTH
+    rank_by = asked.rank_by or ("hole_psnr" if dataset.has_truth else "coherence")
+    _check(systems, options=asked, rank_by=rank_by, lpips=network, truth=dataset.has_truth)
     parts = load_samples(dataset, split=split)
     systems = _with_pictures(systems, parts=parts)
     finished = {system.name: system.finished for system in systems if system.finished}
     missing, amiss = check_finished(finished, allow_missing=asked.allow_missing)
     parts = _without(parts, missing)
-    measured, refused = _measure(systems, parts=parts, options=asked, lpips=network)
+    measured, refused = _measure(
+        systems, parts=parts, options=asked, lpips=network, truth=dataset.has_truth
+    )
     conditions = _conditions(dataset, split=split, options=asked, lpips=network, parts=parts)
     notes = [line for line in (note, *amiss, *refused.values()) if line]
     sample_id, hole_ratio = _samples(parts)
     return Evaluation(
-        board=_board(systems, measured, options=asked, conditions=conditions, notes=notes),
+        board=Leaderboard(
+            title=f"Systems on {conditions['dataset']}, {conditions['split']}",
+            entries=_entries(systems, measured),
+            rank_by=rank_by,
+            protocol=conditions,
+            notes=notes,
+            columns=asked.columns,
+            deviations=True,
+        ),
         measured=measured,
         sample_id=sample_id,
         hole_ratio=hole_ratio,
@@ -159,6 +178,7 @@ def _measure(
     parts: Sequence[SplitArrays],
     options: EvaluateOptions,
     lpips: LpipsMetric | None,
+    truth: bool,
 ) -> tuple[dict[str, Measured], dict[str, str]]:
     """Return what systems scored, in the split's order, and why others are refused."""
     _check_count(sum(map(len, parts)), fid=options.fid)
@@ -170,6 +190,7 @@ def _measure(
             batch_size=batch_size,
             expand_px=options.expand_px,
             raw=options.raw,
+            truth=truth,
             lpips=lpips,
             fid=options.fid,
             residual_object=options.residual_object,
@@ -192,31 +213,21 @@ def _order(parts: Sequence[SplitArrays]) -> NDArray[np.intp]:
     return np.argsort(np.concatenate([part.sample_id for part in parts]), kind="stable")
 
 
-def _board(
-    systems: Sequence[System],
-    measured: Mapping[str, Measured],
-    *,
-    options: EvaluateOptions,
-    conditions: Mapping[str, str],
-    notes: Sequence[str],
-) -> Leaderboard:
-    return Leaderboard(
-        title=f"Systems on {conditions['dataset']}, {conditions['split']}",
-        entries=[
-            Entry(name=system.name, kind=system.kind, table=measured[system.name].table)
-            for system in systems
-            if system.name in measured
-        ],
-        rank_by=options.rank_by,
-        protocol=conditions,
-        notes=notes,
-        columns=options.columns,
-        deviations=True,
-    )
+def _entries(systems: Sequence[System], measured: Mapping[str, Measured]) -> list[Entry]:
+    return [
+        Entry(name=system.name, kind=system.kind, table=measured[system.name].table)
+        for system in systems
+        if system.name in measured
+    ]
 
 
 def _check(
-    systems: Sequence[System], *, options: EvaluateOptions, lpips: LpipsMetric | None
+    systems: Sequence[System],
+    *,
+    options: EvaluateOptions,
+    rank_by: str,
+    lpips: LpipsMetric | None,
+    truth: bool,
 ) -> None:
     """Refuse what would be noticed only after everything has been measured."""
     names = [system.name for system in systems]
@@ -225,10 +236,14 @@ def _check(
         problems.append("No systems: name at least one to measure.")
     if options.against is not None and options.against not in names:
         problems.append(unknown_name("system to compare with", options.against, names))
+    if options.fid is not None and not truth:
+        problems.append("FID compares with true pictures, which this dataset has none of.")
     given = {"lpips": lpips, "fid": options.fid, "residual_object": options.residual_object}
-    for metric, measured in given.items():
-        if options.rank_by == metric and measured is None:
-            problems.append(f"rank_by is {metric!r}, which is not measured here; rank by another.")
+    absent = [metric for metric, measured in given.items() if measured is None]
+    without = {*WITHOUT_TRUTH, "residual_object"}
+    absent += ["ring_sharpness"] if truth else [m for m in COLUMNS if m not in without]
+    if rank_by in absent:
+        problems.append(f"rank_by is {rank_by!r}, which is not measured here; rank by another.")
     if problems:
         raise ConfigError(problems)
 
@@ -337,7 +352,12 @@ def _conditions(
     parts: Sequence[SplitArrays],
 ) -> dict[str, str]:
     """Return what the table was measured under."""
-    found = protocol(dataset, split=split, lpips_network=lpips.network if lpips else None)
+    found = protocol(
+        dataset,
+        split=split,
+        lpips_network=lpips.network if lpips else None,
+        truth=dataset.has_truth,
+    )
     found["measured_on"] = (
         "8-bit pictures as systems answer, known pixels included, RGB, no crop"
         if options.raw

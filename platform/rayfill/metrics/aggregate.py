@@ -165,10 +165,10 @@ class InpaintingMetrics(Metric):
         self.lpips = lpips
         self.truth = truth
         self.keep_values = keep_values
-        names = ("psnr", "ssim", "hole_psnr", "hole_ssim", "l1")
-        names += ("lpips",) if lpips else ()
-        names += APPEARANCE if appearance else ()
-        self.metric_names = names if truth else WITHOUT_TRUTH
+        names = ["psnr", "ssim", "hole_psnr", "hole_ssim", "l1"]
+        names += ["lpips"] if lpips else []
+        names += APPEARANCE if appearance else []
+        self.metric_names = tuple(names) if truth else WITHOUT_TRUTH
         shape = (len(self.metric_names), len(BUCKETS))
         for state in ("sums", "squares", "counts", "infinite"):
             zeros = torch.zeros(shape, dtype=torch.float64)

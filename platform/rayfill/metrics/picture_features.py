@@ -1,4 +1,4 @@
-"""What pixels look like, for comparing parts of a picture: of the picture alone, or of a network."""
+"""What pixels look like, to compare parts of a picture: by simple filters, or by a network."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ _SQUEEZENET_LAYERS = (1, 4)
 #: Fewer pixels would leave the network's answers coarser than what is compared.
 _SQUEEZENET_MIN_PX = 256
 #: What networks of ImageNet expect of pictures in [0, 1].
-_MEAN, _STD = np.float32((0.485, 0.456, 0.406)), np.float32((0.229, 0.224, 0.225))
+_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def texture_and_colour(picture: Floats) -> Floats:
@@ -88,7 +89,7 @@ class SqueezeNetFeatures:
                 answer = layer(answer)
                 if index in _SQUEEZENET_LAYERS:
                     found.append(nn.functional.normalize(answer, dim=1))
-            size = found[-1].shape[-2:]
+            size = (found[-1].shape[-2], found[-1].shape[-1])
             maps = [nn.functional.adaptive_avg_pool2d(one, size) for one in found]
         joined: Floats = torch.cat(maps, dim=1)[0].permute(1, 2, 0).contiguous().numpy()
         return joined

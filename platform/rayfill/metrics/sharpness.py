@@ -18,7 +18,7 @@ _Flags = NDArray[np.bool_]
 
 
 def sharpness(composite: Tensor, target: Tensor, hole_mask: Tensor) -> Tensor:
-    """Return how sharp what was filled is, next to the truth: 1 as sharp, 0.1 a blur, above 1 noise.
+    """Return how sharp what was filled is next to the truth: 1 as sharp, 0.1 a blur, 2 noise.
 
     ``median |L composite| / median |L target|`` over the hole, L the Laplacian (of 5 points) of
     grey (BT.601), without the hole's outermost pixels, whose Laplacian has known neighbours, where
@@ -38,11 +38,11 @@ def sharpness(composite: Tensor, target: Tensor, hole_mask: Tensor) -> Tensor:
 
 
 def sharpness_beside_surroundings(composite: Tensor, hole_mask: Tensor) -> Tensor:
-    """Return how sharp what was filled is, next to what surrounds it: :func:`sharpness` with no truth.
+    """Return how sharp what was filled is next to what surrounds it, where there is no truth.
 
-    The denominator is the median over the known pixels within 16 px of the hole, without those
-    that touch it. What was there may have been smoother or rougher than what is around it, so 1 is
-    not perfect for every sample, but for many on average about so. NaN where there is no hole, or
+    As :func:`sharpness`, but the denominator is the median over the known pixels within 16 px of
+    the hole, without those that touch it. What belongs there may be smoother or rougher than what
+    is around it: 1 is right of many samples on average, not of each. NaN where there is no hole, or
     nothing around it.
 
     Args:

@@ -48,8 +48,8 @@ class EvaluateArgs(Checked):
     """Measure every network a second time, with patches of the photo over its answer."""
     against: str | None = None
     """Name of the system that all are compared with; None is the first."""
-    rank_by: str = "hole_psnr"
-    """Metric that systems are ranked by."""
+    rank_by: str | None = None
+    """Metric that systems are ranked by; None is hole_psnr, of pictures without truth coherence."""
     columns: tuple[str, ...] = ()
     """Metrics to show instead of the usual ones, such as psnr lpips l1 dice."""
     expand_px: int = 0
