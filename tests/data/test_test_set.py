@@ -70,6 +70,16 @@ def test_every_pixel_and_every_size_is_as_given(ray_local: None, folder: Path) -
         check_data(RunConfig(data=DataConfig(uri=out)))
 
 
+def test_a_set_may_say_that_it_has_no_truth(ray_local: None, folder: Path) -> None:
+    out = str(folder / "set")
+    prepare("test_set", out=out, options=options(folder, truth=False))
+    assert not PreparedDataset.open(out).has_truth
+    prepare("test_set", out=out, options=options(folder), overwrite=True)
+    assert PreparedDataset.open(out).has_truth
+    with pytest.raises(ConfigError, match="--target is given with --no-truth"):
+        options(folder, "target", truth=False)
+
+
 def test_pictures_of_one_size_are_an_ordinary_dataset(ray_local: None, folder: Path) -> None:
     for name in ("a", "d"):
         for role in ("input", "mask"):

@@ -52,7 +52,12 @@ class Wrong(nn.Module):
 
 
 def write_set(
-    out: Path, sizes: list[tuple[int, int]], *, labelled: bool = False, frozen: bool = True
+    out: Path,
+    sizes: list[tuple[int, int]],
+    *,
+    labelled: bool = False,
+    frozen: bool = True,
+    truth: bool = True,
 ) -> PreparedDataset:
     """Write smooth pictures of several sizes, each with a red box in its hole, all for testing."""
     with open_writer(str(out)) as writer:
@@ -85,7 +90,7 @@ def write_set(
             Manifest(
                 schema_version=SCHEMA_VERSION,
                 source="test",
-                options={},
+                options={} if truth else {"truth": False},
                 seed=0,
                 inputs_hash="",
                 height=height,
@@ -139,7 +144,7 @@ def in_one_pass(network: Any, dataset: PreparedDataset, *, lpips: LpipsMetric) -
     """Measure a system as training does: one batch after the other into one metric."""
     arrays, cpu = dataset.load("test"), torch.device("cpu")
     batches = [to_device(b, device=cpu) for b in evaluation_batches(arrays, batch_size=1)]
-    metrics = InpaintingMetrics(lpips=lpips, keep_values=True)
+    metrics = InpaintingMetrics(lpips=lpips, appearance=True, keep_values=True)
     with torch.inference_mode():
         total, buckets = accumulate(network, batches, metrics=metrics)
         values = metrics.sample_values()
@@ -173,7 +178,8 @@ def test_parts_add_up_to_the_whole_in_every_column(
         lpips=lpips,
     )
     assert found.sample_id == dataset.load("test").sample_id
-    assert {"removal_psnr", "dice", "iou", "lpips"} <= set(found.measured["joint"].table.total)
+    columns = set(found.measured["joint"].table.total)
+    assert {"removal_psnr", "dice", "iou", "lpips", "coherence", "sharpness"} <= columns
     for system in systems:
         same(found.measured[system.name], in_one_pass(system.model, dataset, lpips=lpips))
 
@@ -187,7 +193,7 @@ def test_samples_of_several_sizes_are_measured_in_the_splits_order(tmp_path: Pat
         num_workers=1,
     )
     assert found.sample_id == tuple(f"s{index}" for index in range(9))
-    metrics = InpaintingMetrics(keep_values=True)
+    metrics = InpaintingMetrics(appearance=True, keep_values=True)
     expected: dict[str, dict[str, float]] = {}
     for part in dataset.load_by_size("test"):
         for batch in evaluation_batches(part, batch_size=1):
@@ -198,7 +204,7 @@ def test_samples_of_several_sizes_are_measured_in_the_splits_order(tmp_path: Pat
                 BASELINES["telea"](image, mask).mul(255).round().div(255), image, mask
             )
             metrics.update(filled, target, mask)
-            one = InpaintingMetrics(keep_values=True)
+            one = InpaintingMetrics(appearance=True, keep_values=True)
             one.update(filled, target, mask)
             expected[batch.sample_id[0]] = {k: v[0] for k, v in one.sample_values().items()}
     for metric, values in found.measured["telea"].values.items():
@@ -223,7 +229,9 @@ def test_what_is_known_to_be_better_is_and_a_system_is_no_better_than_itself(
     assert verdicts["mean", "hole_psnr"] == verdicts["mean", "l1"] == "worse"
     for name in ("telea", "again"):
         same_system = [d for d in found.differences if d.system == name]
-        assert {d.metric for d in same_system} == {"hole_psnr", "hole_ssim", "psnr", "ssim", "l1"}
+        assert {d.metric for d in same_system} == {
+            "hole_psnr", "hole_ssim", "psnr", "ssim", "l1", "coherence", "sharpness",
+        }  # fmt: skip
         for difference in same_system:
             assert difference.verdict() == "no difference found"
             numbers = difference.interval
@@ -373,6 +381,40 @@ def test_what_cannot_be_compared_or_ranked_is_said_before_the_work(tmp_path: Pat
     with pytest.raises(ConfigError) as caught:
         EvaluateOptions(batch_size=0, num_workers=-1, rank_by="psnrr", columns=("lpips", "ssimm"))
     assert len(caught.value.problems) == 4
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_pictures_without_truth_are_measured_by_what_needs_none(
+    tmp_path: Path, batch_size: int, lpips: LpipsMetric
+) -> None:
+    dataset = write_set(tmp_path / "blind", SIZES, truth=False, labelled=True)
+    assert not dataset.has_truth
+    systems = [baseline("mean"), baseline("telea"), model(joint(), called="joint")]
+    found = evaluate(systems, data=dataset, num_workers=1, batch_size=batch_size, lpips=lpips)
+    known = write_set(tmp_path / "known", SIZES)
+    expected = evaluate(systems[:2], data=known, num_workers=1)
+    for name, measured in found.measured.items():
+        assert set(measured.values) == set(measured.table.total) == {"coherence", "ring_sharpness"}
+        assert measured.table.total["coherence"].n == 9
+        if name != "joint":
+            other = expected.measured[name].values["coherence"]
+            np.testing.assert_array_equal(measured.values["coherence"], other)
+    ranked = [entry.table.total["coherence"].mean for entry in found.board.ranked()]
+    assert ranked == sorted(ranked)
+    shown = found.markdown()
+    assert "coherence ↓" in shown
+    assert "no truth to compare with" in shown
+    assert "PSNR" not in shown
+    assert {d.metric for d in found.differences} == {"coherence", "ring_sharpness"}
+    assert {d.verdict() for d in found.differences} <= {
+        "better", "worse", "more", "less", "no difference found",
+    }  # fmt: skip
+    assert len(found.write(str(tmp_path / "out"))) == 4
+    for metric in ("hole_psnr", "sharpness", "lpips", "residual_object"):
+        with pytest.raises(ConfigError, match=f"'{metric}', which is not measured"):
+            evaluate([baseline("telea")], data=dataset, rank_by=metric)
+    with pytest.raises(ConfigError, match="'ring_sharpness', which is not measured"):
+        evaluate([baseline("telea")], data=known, rank_by="ring_sharpness")
 
 
 class Means(nn.Module):
