@@ -140,7 +140,16 @@ def plan(settings: Settings) -> Sweep:
         winner=settings.winner,
         winner_changes={"train.stage": "inpainting", "eval.select_metric": "hole_psnr"},
         also=settings.also,
-        columns=("hole_psnr", "hole_ssim", "lpips", "removal_psnr", "growth_px", "uncovered"),
+        columns=(
+            "hole_psnr",
+            "hole_ssim",
+            "lpips",
+            "coherence",
+            "sharpness",
+            "removal_psnr",
+            "growth_px",
+            "uncovered",
+        ),  # fmt: skip
         resume=settings.resume,
     )
 

@@ -2,13 +2,13 @@
 
 from rayfill.metrics.aggregate import BUCKETS, InpaintingMetrics, MetricTable, Score, bucket_of
 from rayfill.metrics.coherence import removal_coherence
+from rayfill.metrics.contrast import sharpness, sharpness_beside_surroundings
 from rayfill.metrics.fid import FID_MIN_SAMPLES, FidMetric, fid_available
 from rayfill.metrics.functional import hole_psnr, hole_ssim, l1, psnr, ssim, ssim_map
 from rayfill.metrics.lpips import LpipsMetric, lpips_available
 from rayfill.metrics.mask_quality import MaskQuality, mask_growth_px
 from rayfill.metrics.residual_object import ResidualObjectScore
 from rayfill.metrics.scores import SampleScores
-from rayfill.metrics.sharpness import sharpness, sharpness_beside_surroundings
 
 __all__ = [
     "BUCKETS",

@@ -14,9 +14,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from rayfill.metrics.coherence import removal_coherence
+from rayfill.metrics.contrast import sharpness, sharpness_beside_surroundings
 from rayfill.metrics.functional import hole_mean, hole_psnr, inner_mean, l1, psnr, ssim_map
 from rayfill.metrics.lpips import LpipsMetric
-from rayfill.metrics.sharpness import sharpness, sharpness_beside_surroundings
 
 #: Hole ratio in percent; a sample at an edge counts in the upper bucket, 100 % in the last.
 BUCKETS = (*(f"[{low},{low + 10})" for low in range(0, 90, 10)), "[90,100]")

@@ -72,7 +72,7 @@ def removal_coherence(
 
     Source: removal coherence of PROVE (arXiv:2605.14534), of other features, with other windows.
     """
-    pictures = composite.detach().to("cpu", torch.float32).permute(0, 2, 3, 1).contiguous().numpy()
+    pictures = composite.detach().to("cpu", torch.float32).numpy()
     holes = (hole_mask[:, 0] > 0.5).cpu().numpy()
     rows = zip(pictures, holes, strict=True)
     return torch.tensor([_of_sample(*row, features=features) for row in rows], dtype=torch.float64)
@@ -82,8 +82,8 @@ def removal_coherence(
 class _Crop:
     """A group of parts and what surrounds it."""
 
-    picture: Floats
-    """(h, w, 3)."""
+    planes: Floats
+    """(3, h, w)."""
     own: Flags
     """(h, w), the parts of this group."""
     known: Flags
@@ -102,9 +102,9 @@ class _Points:
     """(y, x), where there is no hole at all."""
 
 
-def _of_sample(picture: Floats, hole: Flags, *, features: PictureFeatures) -> float:
+def _of_sample(planes: Floats, hole: Flags, *, features: PictureFeatures) -> float:
     values, weights = [], []
-    for crop in _crops(picture, hole):
+    for crop in _crops(planes, hole):
         value = _of_points(_points(crop, features=features))
         if value is not None:
             values.append(value)
@@ -112,7 +112,7 @@ def _of_sample(picture: Floats, hole: Flags, *, features: PictureFeatures) -> fl
     return float(np.average(values, weights=weights)) if values else float("nan")
 
 
-def _crops(picture: Floats, hole: Flags) -> Iterator[_Crop]:
+def _crops(planes: Floats, hole: Flags) -> Iterator[_Crop]:
     """Yield a square crop around each group of parts that lie near each other."""
     height, width = hole.shape
     if not hole.any():
@@ -126,8 +126,9 @@ def _crops(picture: Floats, hole: Flags) -> Iterator[_Crop]:
     for label in range(1, count):
         left, top, box_width, box_height = boxes[label][:4].tolist()
         box = np.s_[top : top + box_height, left : left + box_width]
-        ys, xs = np.nonzero((labels[box] == label) & hole[box])
-        first, last = np.array([ys.min(), xs.min()]), np.array([ys.max(), xs.max()])
+        parts = (labels[box] == label) & hole[box]
+        ends = [np.flatnonzero(parts.any(axis=axis))[[0, -1]] for axis in (1, 0)]
+        first, last = np.transpose(ends)
         side = max(MIN_SIDE_PX, int((last - first).max() * CONTEXT) + MARGIN_PX)
         size = np.minimum(side, (height, width))
         centre = (first + last + 1) // 2 + (top, left)
@@ -135,7 +136,7 @@ def _crops(picture: Floats, hole: Flags) -> Iterator[_Crop]:
         window = tuple(slice(a, a + s) for a, s in zip(start.tolist(), size.tolist(), strict=True))
         within = hole[window]
         yield _Crop(
-            picture=np.ascontiguousarray(picture[window]),
+            planes=planes[:, *window],
             own=within & (labels[window] == label),
             known=~within,
         )
@@ -143,9 +144,9 @@ def _crops(picture: Floats, hole: Flags) -> Iterator[_Crop]:
 
 def _points(crop: _Crop, *, features: PictureFeatures) -> _Points:
     """Return a crop at :data:`TOKENS` points along its longer side, or at all its pixels."""
-    picture, longer = crop.picture, max(crop.own.shape)
-    if longer > MAX_SIDE_PX:
-        picture = _averaged(picture, _scaled(crop.own.shape, MAX_SIDE_PX / longer))
+    longer = max(crop.own.shape)
+    looked_at = _scaled(crop.own.shape, min(1.0, MAX_SIDE_PX / longer))
+    picture = np.dstack([_averaged(plane, looked_at) for plane in crop.planes])
     size = _scaled(crop.own.shape, min(1.0, TOKENS / longer))
     return _Points(
         features=_averaged(features(picture), size),

@@ -13,7 +13,10 @@ _HEAD = "Inpainting models trained by Rayfill."
 _OLDER = ("", "Models trained by Rayfill.")
 
 #: Metrics that are tags of a version, one each, for MLflow's table.
-_TAGGED = ("hole_psnr", "hole_ssim", "psnr", "ssim", "lpips", "removal_psnr", "removal_ssim", "iou")
+_TAGGED = (
+    "hole_psnr", "hole_ssim", "psnr", "ssim", "lpips", "coherence", "sharpness", "removal_psnr",
+    "removal_ssim", "iou",
+)  # fmt: skip
 _VAL = "val_"
 
 #: MLflow takes 5000 characters a tag; the newest promotions are kept.

@@ -42,7 +42,9 @@ if TYPE_CHECKING:
 _SAME = ("dataset_hash", "split", "size", "measured_on")
 
 #: Scores that a list of versions has room for; each version's page in MLflow has all.
-_LISTED = ("test_hole_psnr", "test_hole_ssim", "test_lpips", "test_removal_psnr")
+_LISTED = (
+    "test_hole_psnr", "test_hole_ssim", "test_lpips", "test_coherence", "test_removal_psnr",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from rayfill.evaluation.differences import difference
 from rayfill.evaluation.leaderboard import COLUMNS, Entry, Leaderboard, psnr_and_ssim
 from rayfill.evaluation.report.found import Unranked
 from rayfill.metrics import BUCKETS, bucket_of
-from rayfill.metrics.aggregate import Measured
+from rayfill.metrics.aggregate import APPEARANCE, WITHOUT_TRUTH, Measured
 from rayfill.metrics.significance import Interval, paired_difference
 from rayfill.runs.folder import RunFolder
 from rayfill.runs.table import Table
@@ -124,7 +124,8 @@ class Comparison:
         metric, sentences = self.sample_metric, []
         for entry in self.board.ranked():
             values = self.measured[entry.name].values.get(metric)
-            if values is None:
+            # How a hole looks is not defined where nothing surrounds it, which is no fault.
+            if values is None or metric in {*APPEARANCE, *WITHOUT_TRUTH}:
                 continue
             # Without a hole there is nothing to measure; with one, NaN is an answer gone wrong.
             missing = int((np.isnan(values) & (self.hole_ratio > 0)).sum())

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-#: Contrast that counts as none: of a level of 255, a quarter, which rounding makes up.
-_FLAT = 0.25 / 255
+#: Contrast that counts as none: of a level of 255, which nobody sees.
+_FLAT = 1 / 255
 #: Pixels as far as this from the hole are its surroundings.
 RING_PX = 16
 
@@ -22,8 +22,8 @@ def sharpness(composite: Tensor, target: Tensor, hole_mask: Tensor) -> Tensor:
 
     ``median |L composite| / median |L target|`` over the hole, L the Laplacian (of 5 points) of
     grey (BT.601), without the hole's outermost pixels, whose Laplacian has known neighbours, where
-    it has others. Medians below a quarter of a level of 255 count as that, so that a flat fill of
-    a flat truth has 1. NaN where there is no hole.
+    it has others. Medians below a level of 255 count as one, so that a flat fill of a flat truth
+    has 1. NaN where there is no hole.
 
     Args:
         composite: (B, 3, H, W) in [0, 1], on any device.
