@@ -76,6 +76,10 @@ class EvaluateOptions(Checked):
     residual_object: ResidualObjectScore | None = None
     """Also measure what its segmenter still sees of the objects."""
 
+    def ranked_by(self, *, truth: bool) -> str:
+        """Return the metric by which systems are ranked, on pictures with truth or without."""
+        return self.rank_by or ("hole_psnr" if truth else "coherence")
+
     def relations(self) -> Iterator[str]:
         """Yield one sentence for every unknown metric."""
         for metric in (self.rank_by, *self.columns):
@@ -95,8 +99,7 @@ def evaluate(
     """Return what systems score on the same samples, and how sure their differences are.
 
     Args:
-        references: Baselines, models and folders of finished pictures
-            (:mod:`rayfill.runs.references`), each also as ``LABEL=VALUE``, or opened already.
+        references: What to measure, as :mod:`rayfill.runs.references` says, or opened already.
         data: A prepared dataset, or its folder or URI; its samples may have several sizes.
         split: One with frozen holes: ``val`` or ``test``.
         lpips: Which LPIPS network, or the metric itself; None measures none.
@@ -114,32 +117,20 @@ def evaluate(
     if asked.with_patches:
         systems += [system.patched() for system in systems if system.kind == "model"]
     dataset = PreparedDataset.open(data) if isinstance(data, str) else data
-    network, note = lpips_if_available(lpips) if isinstance(lpips, EvalConfig) else (lpips, "")
-    if not dataset.has_truth:
-        network, note = None, _NO_TRUTH
-    rank_by = asked.rank_by or ("hole_psnr" if dataset.has_truth else "coherence")
-    _check(systems, options=asked, rank_by=rank_by, lpips=network, truth=dataset.has_truth)
+    truth = dataset.has_truth
+    network, note = _lpips(lpips, truth=truth)
+    _check(systems, options=asked, lpips=network, truth=truth)
     parts = load_samples(dataset, split=split)
     systems = _with_pictures(systems, parts=parts)
     finished = {system.name: system.finished for system in systems if system.finished}
     missing, amiss = check_finished(finished, allow_missing=asked.allow_missing)
     parts = _without(parts, missing)
-    measured, refused = _measure(
-        systems, parts=parts, options=asked, lpips=network, truth=dataset.has_truth
-    )
+    measured, refused = _measure(systems, parts=parts, options=asked, lpips=network, truth=truth)
     conditions = _conditions(dataset, split=split, options=asked, lpips=network, parts=parts)
-    notes = [line for line in (note, *amiss, *refused.values()) if line]
+    notes = [note, *amiss, *refused.values()]
     sample_id, hole_ratio = _samples(parts)
     return Evaluation(
-        board=Leaderboard(
-            title=f"Systems on {conditions['dataset']}, {conditions['split']}",
-            entries=_entries(systems, measured),
-            rank_by=rank_by,
-            protocol=conditions,
-            notes=notes,
-            columns=asked.columns,
-            deviations=True,
-        ),
+        board=_board(systems, measured, options=asked, conditions=conditions, notes=notes),
         measured=measured,
         sample_id=sample_id,
         hole_ratio=hole_ratio,
@@ -162,6 +153,15 @@ def _options(given: Mapping[str, Any]) -> EvaluateOptions:
     if unknown := [key for key in given if key not in known]:
         raise ConfigError([unknown_name("option", key, known) for key in unknown])
     return EvaluateOptions(**given)
+
+
+def _lpips(
+    asked: EvalConfig | LpipsMetric | None, *, truth: bool
+) -> tuple[LpipsMetric | None, str]:
+    """Return the LPIPS metric, if any, and a note on what is not measured, which may be empty."""
+    if not truth:
+        return None, _NO_TRUTH
+    return lpips_if_available(asked) if isinstance(asked, EvalConfig) else (asked, "")
 
 
 def lpips_if_available(config: EvalConfig) -> tuple[LpipsMetric | None, str]:
@@ -213,19 +213,33 @@ def _order(parts: Sequence[SplitArrays]) -> NDArray[np.intp]:
     return np.argsort(np.concatenate([part.sample_id for part in parts]), kind="stable")
 
 
-def _entries(systems: Sequence[System], measured: Mapping[str, Measured]) -> list[Entry]:
-    return [
-        Entry(name=system.name, kind=system.kind, table=measured[system.name].table)
-        for system in systems
-        if system.name in measured
-    ]
+def _board(
+    systems: Sequence[System],
+    measured: Mapping[str, Measured],
+    *,
+    options: EvaluateOptions,
+    conditions: Mapping[str, str],
+    notes: Sequence[str],
+) -> Leaderboard:
+    return Leaderboard(
+        title=f"Systems on {conditions['dataset']}, {conditions['split']}",
+        entries=[
+            Entry(name=system.name, kind=system.kind, table=measured[system.name].table)
+            for system in systems
+            if system.name in measured
+        ],
+        rank_by=options.ranked_by(truth="psnr" in conditions),
+        protocol=conditions,
+        notes=[note for note in notes if note],
+        columns=options.columns,
+        deviations=True,
+    )
 
 
 def _check(
     systems: Sequence[System],
     *,
     options: EvaluateOptions,
-    rank_by: str,
     lpips: LpipsMetric | None,
     truth: bool,
 ) -> None:
@@ -242,7 +256,7 @@ def _check(
     absent = [metric for metric, measured in given.items() if measured is None]
     without = {*WITHOUT_TRUTH, "residual_object"}
     absent += ["ring_sharpness"] if truth else [m for m in COLUMNS if m not in without]
-    if rank_by in absent:
+    if (rank_by := options.ranked_by(truth=truth)) in absent:
         problems.append(f"rank_by is {rank_by!r}, which is not measured here; rank by another.")
     if problems:
         raise ConfigError(problems)
