@@ -50,6 +50,24 @@ def test_the_best_comes_first() -> None:
     assert [entry.name for entry in THREE.ranked()] == ["strong", "telea", "weak"]
 
 
+@pytest.mark.parametrize(("fill", "said"), [(25.4, False), (25.5, True), (26.0, True)])
+def test_it_says_when_nothing_trained_beats_the_best_fill(fill: float, said: bool) -> None:
+    entries = [
+        Entry(name="weak", kind="trial", table=table(20.0)),
+        Entry(name="strong", kind="winner", table=table(25.5)),
+        Entry(name="telea", kind="baseline", table=table(22.0)),
+        Entry(name="harmonic", kind="baseline", table=table(fill)),
+    ]
+    notes = [note for note in board(*entries).all_notes() if "without learning" in note]
+    wanted = (
+        "By PSNR hole nothing is better than the best fill without learning: "
+        f"harmonic {fill:.2f}, strong 25.50."
+    )
+    assert notes == ([wanted] if said else [])
+    alone = board(*entries[2:])
+    assert not any("without learning" in note for note in alone.all_notes())
+
+
 def test_entries_without_a_finite_score_come_last_in_their_order() -> None:
     entries = [
         Entry(name=name, kind="trial", table=table(score))

@@ -200,8 +200,34 @@ class Leaderboard:
         )
 
     def all_notes(self) -> list[str]:
-        """Return the notes, those on the numbers of reports last."""
-        return [*self.notes, *(f"{row.name}: {row.note}" for row in self.report if row.note)]
+        """Return what training was good for, the notes, and those on the numbers of reports."""
+        reported = [f"{row.name}: {row.note}" for row in self.report if row.note]
+        return [*self._not_beaten(), *self.notes, *reported]
+
+    def _not_beaten(self) -> list[str]:
+        """Return, by metric, which fill without learning no other system is better than."""
+        lines = []
+        for metric in dict.fromkeys([self.rank_by, "lpips", "coherence"]):
+            fill, other = self._best(metric, baseline=True), self._best(metric, baseline=False)
+            if fill and other and other[0] <= fill[0]:
+                column = COLUMNS[metric]
+                values = [_number(best[2], column.digits) for best in (fill, other)]
+                lines.append(
+                    f"By {column.title[:-2]} nothing is better than the best fill without learning:"
+                    f" {fill[1]} {values[0]}, {other[1]} {values[1]}."
+                )
+        return lines
+
+    def _best(self, metric: str, *, baseline: bool) -> tuple[float, str, float] | None:
+        """Return the best mean, first negated where less is better, and whose it is."""
+        sign = -1 if COLUMNS[metric].less_is_better else 1
+        scores = [
+            (sign * mean, entry.name, mean)
+            for entry in self.entries
+            if (entry.kind == "baseline") == baseline and metric in entry.table.total
+            for mean in (entry.table.total[metric].mean,)
+        ]
+        return max((score for score in scores if math.isfinite(score[0])), default=None)
 
     def _shown(self) -> list[str]:
         """Return the metrics that are columns: the usual ones that every entry has, or those asked.
