@@ -357,7 +357,7 @@ class EvalConfig(Part):
     select_metric: SelectMetric = "hole_psnr"
     """Validation metric (higher is better) by which checkpoints and trials are ranked; stages
     other than inpainting have their own: edge_f1, label_accuracy, iou, removal_psnr."""
-    lpips_network: Literal["squeeze", "alex", "vgg"] = "alex"
+    lpips_network: Literal["squeeze", "alex", "vgg"] = "squeeze"
     """Network of the LPIPS metric."""
     lpips_weights_path: str | None = None
     """Local file with that network's complete LPIPS state; without weights LPIPS is left out."""

@@ -60,7 +60,7 @@ class EvaluateArgs(Checked):
     allow_missing: bool = False
     """Where finished pictures are missing or of another size, measure all systems on the samples
     that all have."""
-    lpips_network: Literal["squeeze", "alex", "vgg"] = "alex"
+    lpips_network: Literal["squeeze", "alex", "vgg"] = "squeeze"
     """LPIPS network; values of different networks are not comparable."""
     lpips_weights_path: str | None = None
     """File with the complete weights of the LPIPS network, for machines without a download."""
