@@ -21,6 +21,7 @@ import data_feed
 import metrics_ssim
 import partial_conv
 import perceptual
+import selection
 import serving
 import torch
 import training_step
@@ -35,6 +36,7 @@ THEMES = {
     "perceptual": perceptual.THEME,
     "data_feed": data_feed.THEME,
     "serving": serving.THEME,
+    "selection": selection.THEME,
     "trial_overhead": trial_overhead.THEME,
 }
 ThemeName = Literal[
@@ -44,6 +46,7 @@ ThemeName = Literal[
     "perceptual",
     "data_feed",
     "serving",
+    "selection",
     "trial_overhead",
 ]
 

@@ -31,7 +31,12 @@ class Admission:
         self._telemetry = telemetry
 
     async def read(
-        self, request: Request, *, files: tuple[str, ...], json_texts: tuple[str, ...] = ()
+        self,
+        request: Request,
+        *,
+        files: tuple[str, ...],
+        optional: tuple[str, ...] = (),
+        json_texts: tuple[str, ...] = (),
     ) -> Upload:
         """Return the request; see :func:`rayfill_serving.uploads.read_upload`.
 
@@ -40,7 +45,7 @@ class Admission:
         """
         self._models_gate.check()  # when there is no room, say so before the upload, not after
         with self._uploads_gate.enter():
-            return await read_upload(request, files=files, json_texts=json_texts)
+            return await read_upload(request, files=files, optional=optional, json_texts=json_texts)
 
     async def ask(self, model: Callable[[JobT], Awaitable[T | Problem]], job: JobT) -> T | Problem:
         """Return what ``model`` makes of ``job``; problems are counted.

@@ -50,6 +50,8 @@ _PICTURES: dict[str, Any] = {
     "image/webp": {"schema": {"type": "string", "format": "binary"}},
 }
 _READY_TIMEOUT_S = 5.0
+#: Fields of /api/v1/segment that are JSON text in a form.
+_JSON_TEXTS = ("box", "clicks")
 _ABOUT_THE_ANSWER = {
     "X-Model": "Who answered, as name/version, percent-encoded.",
     "X-Run-Id": "The MLflow run that trained it.",
@@ -128,7 +130,7 @@ def _add_inpaint(app: FastAPI, backend: Backend, *, admission: Admission) -> Non
 def _add_segment(app: FastAPI, backend: Backend, *, admission: Admission) -> None:
     @app.post(
         "/api/v1/segment",
-        summary="Make the mask of what was clicked on",
+        summary="Make the mask of what a box, clicks or scribbles mean",
         response_class=Response,
         responses={
             200: {
@@ -138,24 +140,37 @@ def _add_segment(app: FastAPI, backend: Backend, *, admission: Admission) -> Non
                 "headers": _described(
                     {
                         **_ABOUT_THE_ANSWER,
+                        "X-Selector": "grabcut, or the trained model as in X-Model.",
                         "X-Found": "1, or 0 where nothing was found.",
                         "X-Label": "What it is, the largest first, separated by commas, each "
-                        "percent-encoded; absent where nothing was found.",
+                        "percent-encoded; absent where nothing was found, and from grabcut.",
                     }
                 ),
             },
             **_errors(400, 403, 404, 408, 413, 415, 422, 500, 502, 503, 504),
         },
-        openapi_extra=form_schema(SegmentOptions, files=("image",), json_texts=("clicks",)),
+        openapi_extra=form_schema(
+            SegmentOptions, files=("image",), optional=("scribbles",), json_texts=_JSON_TEXTS
+        ),
     )
     async def segment(request: Request) -> Response:
-        upload = await admission.read(request, files=("image",), json_texts=("clicks",))
-        job = SegmentJob(image=upload.files["image"], options=read_options(upload, SegmentOptions))
+        upload = await admission.read(
+            request, files=("image",), optional=("scribbles",), json_texts=_JSON_TEXTS
+        )
+        job = SegmentJob(
+            image=upload.files["image"],
+            scribbles=upload.files.get("scribbles"),
+            options=read_options(upload, SegmentOptions),
+        )
         started = time.perf_counter()
         reply = await admission.ask(backend.segment, job)
         if isinstance(reply, Problem):
             return _answer(reply)
-        headers = {**_about(reply, started=started), "X-Found": str(int(bool(reply.labels)))}
+        headers = {
+            **_about(reply, started=started),
+            "X-Selector": quote(reply.model),
+            "X-Found": str(int(reply.found)),
+        }
         if reply.labels:
             headers["X-Label"] = ",".join(quote(label, safe="") for label in reply.labels)
         return Response(reply.body, media_type="image/png", headers=headers)

@@ -16,13 +16,13 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from rayfill.inference.clicks import ObjectFinder, trained_side
+from rayfill.inference.clicks import LEAST_IOU, ObjectFinder, is_offered, trained_side
 from rayfill.inference.inpainter import Inpainter
 from rayfill.models.joint import JointModel
 from rayfill.runs.registry import NoSuchModelError
 from rayfill_data.errors import RayfillError
 from rayfill_serving.problems import ApiError
-from rayfill_serving.schemas import ModelInfo
+from rayfill_serving.schemas import GRABCUT, ModelInfo
 from rayfill_serving.sources import ModelSource, ServedVersion
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class LoadedModel:
     served: ServedVersion
     inpainter: Inpainter
     finder: ObjectFinder | None = None
-    """The segmenter, of models that have one."""
+    """The segmenter, of models that have one which was measured to work."""
 
     @property
     def label(self) -> str:
@@ -140,20 +140,25 @@ class ModelShelf:
             raise ApiError("unknown_model")
         return model
 
-    def get_finder(self, wanted: str | None) -> tuple[LoadedModel, ObjectFinder]:
+    def find_finder(self, wanted: str | None) -> tuple[LoadedModel, ObjectFinder] | None:
         """Return the model of that name, which has a segmenter; by default the first that has one.
+
+        Only segmenters that were measured to work count; None where there is none to choose from.
 
         Raises:
             ApiError: as :meth:`get`, and ``no_segmenter``, naming the models that have one.
         """
         loaded = self._loaded
         able = [name for name in self._names if name in loaded and loaded[name].finder]
-        model = self.get(wanted or next(iter(able), None))
+        if wanted is None and not able:
+            return None
+        model = self.get(wanted or able[0])
         if model.finder is None:
-            names = ", ".join(able) or "none of those served"
+            names = ", ".join([*able, GRABCUT])
             raise ApiError(
                 "no_segmenter",
-                text=f"{model.label} has no segmenter. Models that have one: {names}.",
+                text=f"{model.label} has no segmenter with a measured IoU of {LEAST_IOU} or more. "
+                f"What selects here: {names}.",
             )
         return model, model.finder
 
@@ -185,10 +190,13 @@ class ModelShelf:
         logger.info("%s: serving version %s", name, found.version)
 
     def _finder(self, inpainter: Inpainter, served: ServedVersion) -> ObjectFinder | None:
-        if not isinstance(inpainter.model, JointModel):
+        known = served.registered
+        if known is None or not isinstance(inpainter.model, JointModel):
             return None
-        protocol = served.registered.protocol if served.registered else {}
-        side = self._segment_side or trained_side(protocol)
+        if not is_offered(known.scores):
+            logger.info("%s: its segmenter is not offered, see LEAST_IOU", served.name)
+            return None
+        side = self._segment_side or trained_side(known.protocol)
         return ObjectFinder(inpainter.model, device=str(inpainter.device), max_side=side)
 
     def _say(self, name: str, line: str, error: Exception | None = None) -> None:

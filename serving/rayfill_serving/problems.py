@@ -42,6 +42,11 @@ _TABLE: dict[str, tuple[int, str]] = {
     "repeated_field": (422, "A field was sent more than once: send each one once."),
     "invalid_field": (422, "A field has a value that is not allowed."),
     "click_outside": (422, "A click lies outside the photo."),
+    "box_outside": (422, "The box is empty or not within the photo."),
+    "scribbles_malformed": (400, "The scribbles are damaged or incomplete: save them again."),
+    "scribbles_not_an_image": (415, "The scribbles are not a JPEG, PNG or WebP file."),
+    "nothing_marked": (422, "Say what is meant: a box, a click with a 1, or white scribbles."),
+    "clicks_alone": (422, "A trained model selects by clicks alone: leave model out for a box."),
     "no_segmenter": (422, "This model has no segmenter: see /api/v1/models for one with labels."),
     "internal": (500, "The server made a mistake. It has been noted in its log."),
     "model_failed": (500, "The model failed on this photo. It has been noted in the log."),
@@ -75,8 +80,11 @@ class ApiError(RayfillError):
 
 
 def image_problem(error: ImageError, *, part: str) -> Problem:
-    """Return the problem for a picture that cannot be used; ``part`` is ``image`` or ``mask``."""
+    """Return the problem for a picture that cannot be used.
+
+    ``part`` is ``image``, ``mask`` or ``scribbles``.
+    """
     code = error.code
-    if part == "mask" and code in ("malformed", "not_an_image"):
-        code = f"mask_{code}"
+    if part != "image" and code in ("malformed", "not_an_image"):
+        code = f"{part}_{code}"
     return problem(code)

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from rayfill.inference.clicks import LEAST_IOU, Click
+from rayfill.inference.cutout import Box
 from rayfill_serving.pictures import PictureFormat
 
 MAX_EXPAND_PX = 128
@@ -14,6 +16,8 @@ MAX_FEATHER_PX = 64
 MAX_VARIANT = 3
 MAX_CLICKS = 64
 _MAX_NAME = 256
+#: Who selects where no trained segmenter does, as ``model`` and in ``X-Selector``.
+GRABCUT = "grabcut"
 
 
 class _Strict(BaseModel):
@@ -33,18 +37,15 @@ def _with_a_sign(click: list[float]) -> list[float]:
     return click
 
 
-def _with_a_positive_one(clicks: list[list[float]]) -> list[list[float]]:
-    if not any(sign for *_, sign in clicks):
-        raise ValueError("none is positive")
-    return clicks
-
-
 _Click = Annotated[
     list[float],
     Field(min_length=3, max_length=3),
     BeforeValidator(_of_numbers),
     AfterValidator(_with_a_sign),
 ]
+
+
+_Box = Annotated[list[float], Field(min_length=4, max_length=4), BeforeValidator(_of_numbers)]
 
 
 class InpaintOptions(_Strict):
@@ -81,24 +82,49 @@ class InpaintOptions(_Strict):
 class SegmentOptions(_Strict):
     """What is to be found in a photo."""
 
+    box: Annotated[
+        _Box | None,
+        Field(
+            description="`[left, top, right, bottom]` in pixels from the upper left corner of the "
+            "photo as displayed: all around what is meant. In a form: as JSON text."
+        ),
+    ] = None
     clicks: Annotated[
         list[_Click],
         Field(
-            min_length=1,
             max_length=MAX_CLICKS,
             description="`[[x, y, 1 or 0], ...]` in pixels from the upper left corner of the photo "
-            "as displayed: 1 marks what is meant, 0 what is not. In a form: as JSON text.",
+            "as displayed: 1 marks what is meant, 0 what is not. Without a box or white scribbles, "
+            "one with a 1 is needed. In a form: as JSON text.",
         ),
-        AfterValidator(_with_a_positive_one),
-    ]
+    ] = []
     model: Annotated[
         str | None,
         Field(
             max_length=_MAX_NAME,
-            description="A served model with labels, as `name` or `name/version`; the first such "
-            "one by default.",
+            description="Who selects: a served model with labels, as `name` or `name/version`, by "
+            "clicks alone; or `grabcut`, which needs no training. By default the first such model "
+            "where there are clicks alone, and otherwise grabcut.",
         ),
     ] = None
+
+    @property
+    def has_a_positive_click(self) -> bool:
+        """Return whether a click marks what is meant."""
+        return any(sign for *_, sign in self.clicks)
+
+    @property
+    def as_clicks(self) -> list[Click]:
+        """Return the clicks as selectors take them."""
+        return [(x, y, int(sign)) for x, y, sign in self.clicks]
+
+    @property
+    def as_box(self) -> Box | None:
+        """Return the box as selectors take it."""
+        if self.box is None:
+            return None
+        left, top, right, bottom = self.box
+        return left, top, right, bottom
 
 
 class AdjustOptions(_Strict):
@@ -117,8 +143,12 @@ class AdjustOptions(_Strict):
 FIELD_RULES: dict[str, str] = {
     "image": "image must be a JPEG, PNG or WebP file (in JSON: base64).",
     "mask": "mask must be a JPEG, PNG or WebP file, white where to fill (in JSON: base64).",
-    "clicks": f"clicks must be a list of 1 to {MAX_CLICKS} of [x, y, 1 or 0], finite numbers, at "
-    "least one of them with a 1 (in forms: as JSON text).",
+    "scribbles": "scribbles must be a JPEG, PNG or WebP file of the photo's size, white on what is "
+    "meant, black on what is not, gray elsewhere (in JSON: base64).",
+    "box": "box must be a list [left, top, right, bottom] of finite numbers (in forms: as JSON "
+    "text).",
+    "clicks": f"clicks must be a list of up to {MAX_CLICKS} of [x, y, 1 or 0], finite numbers (in "
+    "forms: as JSON text).",
     "model": "model must be a name from /api/v1/models, or name/version.",
     "expand_px": f"expand_px must be a whole number from 0 to {MAX_EXPAND_PX}.",
     "feather_px": f"feather_px must be a whole number from 0 to {MAX_FEATHER_PX}.",
@@ -149,7 +179,8 @@ class ModelInfo(BaseModel):
     about: str = Field(default="", description="What to expect of it, in a sentence.")
     variants: int = Field(default=1, description="How many different fills it has to offer.")
     labels: list[str] = Field(
-        description="What its segmenter finds, for /api/v1/segment; empty: it has no segmenter."
+        description="What its segmenter finds, for /api/v1/segment; empty: it has none, or none "
+        f"whose masks were measured at an IoU of {LEAST_IOU} or more."
     )
 
 
@@ -215,25 +246,31 @@ class SegmentJob:
     """One request to find an object on its way to a model; plain data, so that it travels."""
 
     image: bytes
+    scribbles: bytes | None
     options: SegmentOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SegmentReply:
-    """A mask as a PNG file, what it shows, and who found it; no labels where nothing was found."""
+    """A mask as a PNG file, what it shows where that is known, and who found it."""
 
     body: bytes
+    found: bool
     labels: tuple[str, ...]
     model: str
     run_id: str
 
 
 def form_schema(
-    options: type[BaseModel], *, files: tuple[str, ...], json_texts: tuple[str, ...] = ()
+    options: type[BaseModel],
+    *,
+    files: tuple[str, ...],
+    optional: tuple[str, ...] = (),
+    json_texts: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Return the OpenAPI request body of ``options`` plus files, as a form and as JSON.
 
-    ``json_texts`` are fields that hold JSON text in a form.
+    ``optional`` are files that may be absent, ``json_texts`` fields that hold JSON text in a form.
     """
     content: dict[str, Any] = {}
     for media_type, encoding in (
@@ -242,7 +279,9 @@ def form_schema(
     ):
         schema = options.model_json_schema()
         schema.pop("description", None)
-        parts = {name: {**encoding, "description": FIELD_RULES[name]} for name in files}
+        parts = {
+            name: {**encoding, "description": FIELD_RULES[name]} for name in (*files, *optional)
+        }
         schema["properties"] = {**parts, **schema["properties"]}
         if media_type == "multipart/form-data":
             for name in json_texts:

@@ -6,12 +6,14 @@ import logging
 from typing import Protocol
 
 from rayfill.inference.clicks import ObjectFinder, click_outside
-from rayfill_data.codec import decode_mask, decode_photo, encode_png
-from rayfill_data.errors import ImageError
+from rayfill.inference.selection import box_problem, select
+from rayfill_data.codec import Photo, decode_mask, decode_photo, encode_png
+from rayfill_data.errors import ImageError, RayfillError
 from rayfill_serving.models import LoadedModel, ModelShelf
 from rayfill_serving.pictures import MEDIA_TYPES, encode_picture
 from rayfill_serving.problems import ApiError, Problem, image_problem, problem
 from rayfill_serving.schemas import (
+    GRABCUT,
     InpaintJob,
     InpaintReply,
     ModelInfo,
@@ -75,9 +77,19 @@ class InpaintService:
 
     async def segment(self, job: SegmentJob) -> SegmentReply | Problem:
         """Find what was clicked on, or say why not."""
+        options = job.options
+        clicks_alone = options.box is None and job.scribbles is None
+        if clicks_alone and not options.has_a_positive_click:
+            return problem("nothing_marked")
         try:
-            model, finder = self._shelf.get_finder(job.options.model)
-            return await self._queue.run(lambda: self._find(job, model, finder))
+            chosen = None
+            if options.model != GRABCUT and (clicks_alone or options.model is not None):
+                chosen = self._shelf.find_finder(options.model)
+            if chosen is None:
+                return await self._queue.run(lambda: self._cut(job))
+            if not clicks_alone:
+                return problem("clicks_alone")
+            return await self._queue.run(lambda: self._find(job, *chosen))
         except ApiError as error:
             return error.problem
 
@@ -131,23 +143,69 @@ class InpaintService:
     def _find(
         self, job: SegmentJob, model: LoadedModel, finder: ObjectFinder
     ) -> SegmentReply | Problem:
+        """Find by a trained segmenter what was clicked on."""
+        photo = self._marked_photo(job)
+        if isinstance(photo, Problem):
+            return photo
+        try:
+            found = finder.find(photo.rgb, clicks=job.options.as_clicks)
+        except Exception:  # a model may fail in any way; the server must not
+            height, width = photo.rgb.shape[:2]
+            logger.exception("%s failed on a photo of %dx%d", model.label, width, height)
+            return problem("model_failed")
+        return SegmentReply(
+            body=encode_png(found.mask),
+            found=found.found,
+            labels=found.labels,
+            model=model.label,
+            run_id=model.run_id,
+        )
+
+    def _cut(self, job: SegmentJob) -> SegmentReply | Problem:
+        """Find by GrabCut what box, clicks and scribbles mean."""
+        photo = self._marked_photo(job)
+        if isinstance(photo, Problem):
+            return photo
+        scribbles = None
+        if job.scribbles is not None:
+            try:
+                drawn = decode_photo(job.scribbles, max_pixels=self._max_pixels).rgb
+            except ImageError as error:
+                return image_problem(error, part="scribbles")
+            if drawn.shape != photo.rgb.shape:
+                return problem("size_mismatch", text=_sizes(photo, drawn.shape))
+            scribbles = drawn.min(axis=2)
+        try:
+            mask = select(
+                photo.rgb,
+                box=job.options.as_box,
+                clicks=job.options.as_clicks,
+                scribbles=scribbles,
+            )
+        except RayfillError:  # black scribbles alone: all else was looked at
+            return problem("nothing_marked")
+        return SegmentReply(
+            body=encode_png(mask), found=bool(mask.any()), labels=(), model=GRABCUT, run_id=""
+        )
+
+    def _marked_photo(self, job: SegmentJob) -> Photo | Problem:
+        """Return the photo, if what is marked lies on it."""
         try:
             photo = decode_photo(job.image, max_pixels=self._max_pixels)
         except ImageError as error:
             return image_problem(error, part="image")
         height, width = photo.rgb.shape[:2]
-        clicks = [(x, y, int(wanted)) for x, y, wanted in job.options.clicks]
-        outside = click_outside(clicks, height=height, width=width)
+        outside = click_outside(job.options.as_clicks, height=height, width=width)
         if outside is not None:
             return problem("click_outside", text=outside)
-        try:
-            found = finder.find(photo.rgb, clicks=clicks)
-        except Exception:  # a model may fail in any way; the server must not
-            logger.exception("%s failed on a photo of %dx%d", model.label, width, height)
-            return problem("model_failed")
-        return SegmentReply(
-            body=encode_png(found.mask),
-            labels=found.labels,
-            model=model.label,
-            run_id=model.run_id,
-        )
+        box = job.options.as_box
+        no_box = box_problem(box, height=height, width=width) if box else None
+        return problem("box_outside", text=no_box) if no_box else photo
+
+
+def _sizes(photo: Photo, drawn: tuple[int, ...]) -> str:
+    height, width = photo.rgb.shape[:2]
+    return (
+        f"The photo is {width}x{height} pixels and the scribbles {drawn[1]}x{drawn[0]}: make them "
+        "the same size."
+    )

@@ -37,26 +37,32 @@ class _InMemoryParser(MultiPartParser):
 
 
 async def read_upload(
-    request: Request, *, files: tuple[str, ...], json_texts: tuple[str, ...] = ()
+    request: Request,
+    *,
+    files: tuple[str, ...],
+    optional: tuple[str, ...] = (),
+    json_texts: tuple[str, ...] = (),
 ) -> Upload:
     """Read a multipart or JSON request.
 
     Args:
         request: The request; its body has not been read.
         files: Names of the fields that hold files, all of them required.
+        optional: Names of fields that hold files and may be absent.
         json_texts: Names of the fields that hold JSON text in a form, and that JSON in JSON.
 
     Raises:
         ApiError: for anything that is not exactly that.
     """
+    known = (*files, *optional)
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        upload = await _from_form(await _parse_form(request), files=files)
+        upload = await _from_form(await _parse_form(request), files=known)
         for name in json_texts:
             if name in upload.fields:
                 upload.fields[name] = _from_text(name, upload.fields[name])
     elif kind == "application/json":
-        upload = _from_json(await request.body(), files=files)
+        upload = _from_json(await request.body(), files=known)
     elif not kind and not await request.body():
         upload = Upload({}, {}, strict=False)
     else:

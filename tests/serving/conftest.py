@@ -57,7 +57,7 @@ def registered(name: str = "rayfill", version: str = "1", **changes: Any) -> Ser
     facts = {
         "run_id": f"run-{version}",
         "alias": "champion",
-        "scores": {"hole_psnr": 24.5, "hole_ssim": 0.81, "psnr": float("nan")},
+        "scores": {"hole_psnr": 24.5, "hole_ssim": 0.81, "psnr": float("nan"), "iou": 0.8},
         "protocol": {"split": "test"},
         "created_ms": 1,
     }
@@ -192,11 +192,22 @@ class Server:
         files = {"image": ("photo", image), "mask": ("mask.png", mask)}
         return self.client.post("/api/v1/inpaint", files=files, data=fields)
 
-    def segment(self, image: bytes, clicks: Any, **fields: str) -> httpx.Response:
-        text = clicks if isinstance(clicks, str) else json.dumps(clicks)
-        return self.client.post(
-            "/api/v1/segment", files={"image": ("photo", image)}, data={"clicks": text, **fields}
-        )
+    def segment(
+        self,
+        image: bytes,
+        clicks: Any = None,
+        *,
+        box: Any = None,
+        scribbles: bytes | None = None,
+        **fields: str,
+    ) -> httpx.Response:
+        files = {"image": ("photo", image)}
+        if scribbles is not None:
+            files["scribbles"] = ("scribbles.png", scribbles)
+        for name, value in (("clicks", clicks), ("box", box)):
+            if value is not None:
+                fields[name] = value if isinstance(value, str) else json.dumps(value)
+        return self.client.post("/api/v1/segment", files=files, data=fields)
 
     @contextlib.contextmanager
     def socket(self) -> Iterator[socket.socket]:
@@ -272,9 +283,11 @@ def serving(inpainter: Inpainter) -> Callable[..., contextlib.AbstractContextMan
     """Return a context manager that serves ``inpainter`` without Ray on a socket of its own."""
 
     @contextlib.contextmanager
-    def serve(model: Any = inpainter, **changes: Any) -> Iterator[Server]:
+    def serve(
+        model: Any = inpainter, *, facts: dict[str, Any] | None = None, **changes: Any
+    ) -> Iterator[Server]:
         options = ServingOptions(**{"models": "rayfill@champion"} | changes)
-        source = StaticSource(model)
+        source = StaticSource(model, **(facts or {}))
         shelf = ModelShelf(
             list(options.references),
             source=source,

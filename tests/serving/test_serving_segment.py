@@ -43,7 +43,7 @@ def test_a_click_finds_its_object(
     assert answer.headers["content-type"] == "image/png"
     assert answer.headers["x-found"] == "1"
     assert answer.headers["x-label"] == name
-    assert answer.headers["x-model"] == "rayfill/1"
+    assert answer.headers["x-model"] == answer.headers["x-selector"] == "rayfill/1"
     assert answer.headers["x-run-id"] == "run-1"
     assert float(answer.headers["x-latency-ms"]) > 0
     mask = pictures.decode(answer.content)
@@ -158,7 +158,9 @@ def test_the_side_is_that_of_training_unless_another_is_asked_for(
         source = static_source(joint, protocol=protocol)
         shelf = ModelShelf(["rayfill"], source=source, poll_s=60, segment_side=asked)
         shelf.refresh()
-        assert shelf.get_finder(None)[1].max_side == side
+        found = shelf.find_finder(None)
+        assert found is not None
+        assert found[1].max_side == side
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (17, 31)])
@@ -191,12 +193,14 @@ def test_openapi_describes_the_clicks(joint_server: Any) -> None:
         for kind in ("multipart/form-data", "application/json")
     )
     for schema in (form, by_json):
-        assert list(schema["properties"]) == ["image", "clicks", "model"]
-        assert schema["required"] == ["image", "clicks"]
+        assert list(schema["properties"]) == ["image", "scribbles", "box", "clicks", "model"]
+        assert schema["required"] == ["image"]
         assert schema["additionalProperties"] is False
-    assert form["properties"]["clicks"]["contentMediaType"] == "application/json"
+    for name in ("clicks", "box"):
+        assert form["properties"][name]["contentMediaType"] == "application/json"
     assert by_json["properties"]["clicks"]["maxItems"] == 64
-    assert {"X-Found", "X-Label"} <= about["responses"]["200"]["headers"].keys()
+    assert by_json["properties"]["scribbles"]["contentEncoding"] == "base64"
+    assert {"X-Found", "X-Label", "X-Selector"} <= about["responses"]["200"]["headers"].keys()
 
 
 def _file(data: bytes) -> Any:

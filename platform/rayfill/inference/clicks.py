@@ -29,6 +29,10 @@ _LEAST_MAX_SIDE = 32
 MaxSide = Annotated[int, Bounds(ge=_LEAST_MAX_SIDE)]
 _THRESHOLD = 0.5
 
+#: Mean IoU that a version's segmenter must have been measured at to be offered for selecting; what
+#: has none, or less, leaves it to GrabCut, which needs no training.
+LEAST_IOU = 0.6
+
 
 @dataclass(frozen=True, kw_only=True)
 class FoundByClicks:
@@ -133,6 +137,14 @@ class ObjectFinder:
         names = tuple(self.model.segmenter.labels[label] for label in order if counts[label])
         soft: NDArray[np.float32] = selected.soft[0, 0].cpu().numpy()
         return soft, names
+
+
+def is_offered(scores: Mapping[str, float]) -> bool:
+    """Return whether a version's segmenter has shown that it works: its ``iou`` is at least 0.6.
+
+    ``scores["iou"]`` on the test split counts, or else ``scores["val_iou"]``.
+    """
+    return scores.get("iou", scores.get("val_iou", -1.0)) >= LEAST_IOU
 
 
 def trained_side(protocol: Mapping[str, str]) -> int:

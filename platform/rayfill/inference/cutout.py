@@ -166,7 +166,7 @@ def _features(view: View, weight: float) -> UInt8:
     _, axes = np.linalg.eigh(centred.T @ centred)
     turned = (centred @ axes[:, ::-1]).reshape(view.pixels.shape)
     turned[..., 2] += weight * (view.reach - 0.5)
-    return np.rint(turned + 128).clip(0, 255).astype(np.uint8)
+    return np.asarray(np.rint(turned + 128).clip(0, 255), np.uint8)
 
 
 def _paint(labels: UInt8, view: View, marks: Marks) -> None:
@@ -236,8 +236,9 @@ def _fit(
     spread = mean(products).reshape(*target.shape, 3, 3)
     spread -= colour[..., :, None] * colour[..., None, :]
     spread += _RIM_SMOOTHNESS * np.eye(3)
-    together = mean(guide * target[..., None]) - colour * share[..., None]
-    slopes = np.linalg.solve(spread, together[..., None])[..., 0]
+    weighed = np.asarray(guide * target[..., None], np.float64)
+    together = mean(weighed) - colour * share[..., None]
+    slopes = np.asarray(np.linalg.solve(spread, together[..., None])[..., 0], np.float64)
     level = np.asarray(share - (slopes * colour).sum(axis=-1), np.float64)
     return mean(slopes), mean(level)
 

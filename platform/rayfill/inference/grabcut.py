@@ -43,7 +43,8 @@ def cut(features: UInt8, labels: UInt8, *, start: Flags, rounds: int) -> Flags:
     result = labels.copy()
     background, foreground = _model(outside), _model(inside)
     cv2.grabCut(features, result, None, background, foreground, rounds, cv2.GC_EVAL)
-    return (result == cv2.GC_FGD) | (result == cv2.GC_PR_FGD)
+    found: Flags = (result == cv2.GC_FGD) | (result == cv2.GC_PR_FGD)
+    return found
 
 
 def _model(pixels: UInt8) -> Floats:
