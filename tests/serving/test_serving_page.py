@@ -289,11 +289,11 @@ def test_a_rectangle_covers_the_pixels_it_touches(page: Any, photo_file: Path) -
     np.testing.assert_array_equal(save_mask(page), holed)
 
 
-def test_without_a_segmenter_there_is_no_select_tool(page: Any, photo_file: Path) -> None:
+def test_every_tool_has_its_key(page: Any, photo_file: Path) -> None:
     open_photo(page, photo_file)
-    assert page.is_hidden("#select")
-    page.keyboard.press("s")
     assert page.get_attribute("#brush", "aria-pressed") == "true"
+    page.keyboard.press("s")
+    assert page.get_attribute("#select", "aria-pressed") == "true"
     for id_, key in (("brush", "(B)"), ("eraser", "(E)"), ("box", "(R)"), ("select", "(S)")):
         assert key in page.get_attribute(f"#{id_}", "title")
 
@@ -339,6 +339,101 @@ def test_a_click_on_nothing_says_what_can_be_found(finding: Any) -> None:
     assert finding.is_disabled("#undo")
     finding.mouse.click(*place(finding, 64, -3))  # beside the photo: no click at all
     assert finding.locator(".spot").count() == 0
+
+
+@pytest.fixture
+def selecting(page: Any, scene_file: Path) -> Any:
+    """The page of a server without a segmenter, a scene open and the select tool in hand."""
+    open_photo(page, scene_file)
+    page.click("#select")
+    return page
+
+
+def drag_around(page: Any, truth: np.ndarray, *, slack: float = 3.25) -> list[float]:
+    """Drag a rectangle around an object, wait for the answer and return the box."""
+    lines, columns = truth.nonzero()
+    box = [columns.min() - slack, lines.min() - slack, columns.max() + slack, lines.max() + slack]
+    page.mouse.move(*place(page, *box[:2]))
+    page.mouse.down()
+    page.mouse.move(*place(page, *box[2:]), steps=4)
+    assert page.is_visible("#marquee")
+    page.mouse.up()
+    assert page.is_hidden("#marquee")
+    page.wait_for_selector(".spot", state="detached")
+    return box
+
+
+def overlap(mask: np.ndarray, truth: np.ndarray) -> float:
+    """Return intersection over union."""
+    return float(((mask > 0) & truth).sum() / ((mask > 0) | truth).sum())
+
+
+def test_a_rectangle_around_a_thing_selects_it_without_a_segmenter(
+    selecting: Any, pictures: Any, complaints: list[str]
+) -> None:
+    _, truth = pictures.scene()
+    assert "Drag a rectangle around what should go" in selecting.inner_text("#tool-hint")
+    assert "Clicks find" not in selecting.inner_text("#tool-hint")
+    with selecting.expect_response("**/api/v1/segment") as answered:
+        drag_around(selecting, truth == 1)
+    assert answered.value.headers["x-selector"] == "grabcut"
+    assert selecting.inner_text("#notice").startswith("Added. If it is not quite right")
+    mask = save_mask(selecting)
+    assert overlap(mask, truth == 1) > 0.9
+    drag_around(selecting, truth == 2)
+    both = save_mask(selecting)
+    assert overlap(both, truth > 0) > 0.9
+    selecting.keyboard.down("Shift")
+    drag_around(selecting, truth == 2)
+    selecting.keyboard.up("Shift")
+    assert selecting.inner_text("#notice").startswith("Taken out.")
+    np.testing.assert_array_equal(save_mask(selecting), mask)
+    selecting.click("#undo")
+    np.testing.assert_array_equal(save_mask(selecting), both)
+    selecting.click("#run")
+    selecting.wait_for_selector("body[data-step=result]")
+    assert complaints == []
+
+
+def test_a_click_selects_a_thing_without_a_segmenter(
+    selecting: Any, pictures: Any, complaints: list[str]
+) -> None:
+    _, truth = pictures.scene()
+    click_on(selecting, truth == 2)
+    assert overlap(save_mask(selecting), truth == 2) > 0.9
+    click_on(selecting, truth == 2, button="right")
+    assert save_mask(selecting).sum() == 0
+    assert complaints == []
+
+
+def test_a_rectangle_is_cut_to_the_photo_and_one_beside_it_asks_nothing(
+    selecting: Any, complaints: list[str]
+) -> None:
+    asked: list[str] = []
+    selecting.on("request", lambda request: asked.append(request.url))
+
+    def drag_box(*corners: tuple[float, float]) -> None:
+        selecting.mouse.move(*place(selecting, *corners[0]))
+        selecting.mouse.down()
+        selecting.mouse.move(*place(selecting, *corners[1]), steps=4)
+        selecting.mouse.up()
+
+    drag_box((10, -3), (100, -1))
+    assert not [url for url in asked if url.endswith("segment")]
+    with selecting.expect_response("**/api/v1/segment") as answered:
+        drag_box((131, 99), (40, 30))
+    assert answered.value.status == 200
+    assert complaints == []
+
+
+def test_a_box_is_never_left_to_a_trained_segmenter(finding: Any, pictures: Any) -> None:
+    _, truth = pictures.scene()
+    with finding.expect_response("**/api/v1/segment") as answered:
+        drag_around(finding, truth == 1)
+    assert answered.value.headers["x-selector"] == "grabcut"
+    with finding.expect_response("**/api/v1/segment") as answered:
+        click_on(finding, truth == 1)
+    assert answered.value.headers["x-selector"] == "rayfill/1"
 
 
 def test_a_search_belongs_to_its_photo_and_remove_waits_for_it(

@@ -61,14 +61,19 @@ export async function inpaint({ photo, mask, fields, signal, onWait }) {
   };
 }
 
-// The mask of what lies at a place of the photo, and its names; no mask where nothing was found.
-export async function segment({ photo, place, model, signal }) {
-  const clicks = JSON.stringify([[Number(place.x.toFixed(2)), Number(place.y.toFixed(2)), 1]]);
-  const response = await post("/api/v1/segment", { form: formOf({ image: photo }, { clicks, model }), signal });
+// The mask of what lies in a box or at a place of the photo, and its names where they are known; no
+// mask where nothing was found.
+export async function segment({ photo, box, place, model, signal }) {
+  const fields = box ? { box: JSON.stringify(box.map(short)) } : { clicks: JSON.stringify([[short(place.x), short(place.y), 1]]) };
+  if (model) fields.model = model;
+  const response = await post("/api/v1/segment", { form: formOf({ image: photo }, fields), signal });
   const mask = await response.blob();
   if (response.headers.get("X-Found") !== "1") return { mask: null, names: [] };
-  return { mask, names: (response.headers.get("X-Label") ?? "").split(",").map(decodeURIComponent) };
+  return { mask, names: (response.headers.get("X-Label") ?? "").split(",").filter(Boolean).map(decodeURIComponent) };
 }
+
+// Rounded down: what lies on the photo stays on it.
+function short(value) { return Math.floor(value * 100) / 100; }
 
 function formOf(files, fields) {
   const form = new FormData();

@@ -6,7 +6,7 @@ import { Mask, stencilFrom } from "./mask.js";
 import { openPhoto, paintOn } from "./photo.js";
 import { scoreRows } from "./scores.js";
 import { Search } from "./search.js";
-import { boxer, clicker, painter } from "./tools.js";
+import { boxer, painter, selector } from "./tools.js";
 import { View } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
@@ -94,21 +94,18 @@ const takesOut = (event) => takingOut || event.shiftKey || event.altKey || event
 const tools = {
   brush: painter(mask, view, { size: brushSize, erases: false }),
   eraser: painter(mask, view, { size: brushSize, erases: true }),
-  box: boxer(mask, view, $("marquee"), { takesOut }),
-  select: clicker(view, { pick, takesOut }),
+  box: boxer(view, $("marquee"), { cover: ({ from, to, out }) => mask.box(from, to, out), takesOut }),
+  select: selector(view, $("marquee"), { pick, takesOut }),
 };
 const paints = () => tool === "brush" || tool === "eraser";
 
 function pickTool(name) {
-  if ($(name).hidden) return;
   tool = name;
   for (const id of Object.keys(tools)) $(id).setAttribute("aria-pressed", String(id === name));
   $("size-box").hidden = !paints();
   $("modes").hidden = paints();
   $("tool-hint").hidden = paints();
-  $("tool-hint").textContent = tool === "box"
-    ? "Drag a rectangle over what should go."
-    : `Click on what should go. ${whatIsFound()}`;
+  showTool();
   $("cursor").hidden = true;
 }
 
@@ -118,28 +115,31 @@ function pickMode(out) {
   $("take-out").setAttribute("aria-pressed", String(out));
 }
 
-// The model that looks for what is clicked on: the chosen one if it can, else the first that can.
+// The model trained to find what is clicked on: the chosen one, else the first; none is no matter,
+// and what is in a rectangle needs none.
 function finder() {
   const able = models.filter(({ labels }) => labels.length > 0);
   return able.find(({ name }) => name === $("model").value) ?? able[0];
 }
 
-function whatIsFound() { return `This model finds: ${finder()?.labels.join(", ")}.`; }
+function whatIsFound() { return finder() ? ` Clicks find: ${finder().labels.join(", ")}.` : ""; }
 
-function showFinder() {
-  const able = finder() !== undefined;
-  for (const id of ["select", "select-key", "select-intro"]) $(id).hidden = !able;
-  pickTool(tool === "select" && !able ? "brush" : tool);
+function showTool() {
+  $("tool-hint").textContent = tool === "box"
+    ? "Drag a rectangle over what should go."
+    : `Drag a rectangle around what should go: the thing in it is found. Or click on it.${whatIsFound()}`;
 }
 
-function pick({ photo: place, stage: at, out }) {
-  search.start({ photo: photo.blob, model: finder().name, place, at, out });
+function pick({ box, place, at, out }) {
+  search.start({ photo: photo.blob, model: box ? undefined : finder()?.name, box, place, at, out });
 }
 
 function onFound({ shape, names, out }) {
   if (shape) mask.stamp(shape, out);
-  if (shape) say(`${out ? "Taken out" : "Added"}: ${names.join(", ")}.`);
-  else say(`Nothing was found there. ${whatIsFound()} Paint over anything else.`);
+  const done = out ? "Taken out" : "Added";
+  if (shape && names.length) say(`${done}: ${names.join(", ")}.`);
+  else if (shape) say(`${done}. If it is not quite right, mend it with brush and eraser, or undo.`);
+  else say(`Nothing was found there.${whatIsFound()} Drag a rectangle around it, or paint over it.`);
 }
 
 // The slider is geometric: from two pixels to a third of the photo.
@@ -286,7 +286,6 @@ async function loadModels() {
     $("expand").max = Math.min(48, limits.max_expand_px);
   } catch (error) {
     models = [];
-    showFinder();
     complain(error);
     return;
   }
@@ -296,7 +295,7 @@ async function loadModels() {
   $("model").disabled = models.length < 2;
   $("model-box").hidden = models.length === 0;
   showScores();
-  showFinder();
+  showTool();
   if (models.length === 0) {
     say("No model is ready yet. Train one and promote it; this page will notice.", { bad: true });
     setTimeout(loadModels, 5000);
@@ -353,7 +352,7 @@ for (const id of ["expand", "feather"]) {
   pixels(id);
 }
 $("size").addEventListener("input", showSize);
-$("model").addEventListener("change", () => { showScores(); showFinder(); });
+$("model").addEventListener("change", () => { showScores(); showTool(); });
 $("file").addEventListener("change", (event) => take(event.target.files[0]));
 $("mask-file").addEventListener("change", async (event) => {
   await loadMask(event.target.files[0]);

@@ -1,4 +1,4 @@
-// Searches for what was clicked on, one after the other, so that later clicks have the last word.
+// Searches for what was clicked on or framed, one after the other, so that later clicks have the last word.
 
 import { segment } from "./api.js";
 import { shapeFrom } from "./mask.js";
@@ -13,7 +13,7 @@ export class Search {
     this.leaving = new AbortController();
   }
 
-  start({ photo, model, place, at, out }) {
+  start({ photo, model, box, place, at, out }) {
     const spot = document.createElement("span");
     spot.className = out ? "spot out" : "spot";
     spot.style.left = `${at.x}px`;
@@ -21,7 +21,7 @@ export class Search {
     this.stage.append(spot);
     const { signal } = this.leaving;
     this.settled = this.settled
-      .then(() => this.#look({ photo, model, place, out, signal }))
+      .then(() => this.#look({ photo, model, box, place, out, signal }))
       .finally(() => spot.remove());
   }
 
@@ -31,10 +31,10 @@ export class Search {
     this.leaving = new AbortController();
   }
 
-  async #look({ photo, model, place, out, signal }) {
+  async #look({ photo, model, box, place, out, signal }) {
     if (signal.aborted) return;
     try {
-      const { mask, names } = await segment({ photo, place, model, signal });
+      const { mask, names } = await segment({ photo, box, place, model, signal });
       const shape = mask && await shapeFrom(mask);
       if (!signal.aborted) this.found({ shape, names, out });
     } catch (error) {
