@@ -508,15 +508,43 @@ def balls(files: Path, rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return photo, masks
 
 
+@pytest.fixture
+def register(cli: Cli, joint_bundle: Path) -> Callable[..., str]:
+    """Return what registers the joint model as the champion with scores, and its reference."""
+    from mlflow.tracking import MlflowClient
+
+    def registering(**scores: float) -> str:
+        uri = f"sqlite:///{Path.cwd()}/var/mlflow.db"
+        run = MlflowClient(uri).create_run(ensure_experiment("x", tracking_uri=uri))
+        model = register_bundle(
+            joint_bundle,
+            name="rayfill",
+            run_id=run.info.run_id,
+            scores=scores,
+            protocol={"size": "20x32"},
+            tracking_uri=uri,
+        )
+        promote(model, reason="a test", tracking_uri=uri)
+        return "rayfill@champion"
+
+    return registering
+
+
+@pytest.fixture
+def measured(register: Callable[..., str]) -> str:
+    """A joint model whose segmenter was measured to work."""
+    return register(iou=0.9)
+
+
 def erase_clicks(cli: Cli, model: Any, *more: Any, out: str = "out.png") -> Any:
     return cli("erase", "photo.png", "-o", out, "--model", model, *more)
 
 
 def test_a_click_removes_what_it_is_on(
-    cli: Cli, balls: tuple[np.ndarray, np.ndarray], joint_bundle: Path
+    cli: Cli, balls: tuple[np.ndarray, np.ndarray], joint_bundle: Path, measured: str
 ) -> None:
     photo, (left, right) = balls
-    done = erase_clicks(cli, joint_bundle, "--click", 10, 12)
+    done = erase_clicks(cli, measured, "--click", 10, 12, "--expand-px", 0, "--segment-side", 56)
     assert (done.status, done.err) == (0, "")
     assert done.out == (
         f"photo.png: found ball.\nout.png: filled {left.mean():.1%} of 56x40 pixels with joint.\n"
@@ -524,8 +552,9 @@ def test_a_click_removes_what_it_is_on(
     expected = Inpainter.from_bundle(joint_bundle).inpaint(photo, left.astype(np.uint8) * 255)
     assert np.array_equal(read("out.png"), expected)
     both = erase_clicks(
-        cli, joint_bundle, "--click", 10, 12, "--click", 40.5, 20, "--expand-px", 2, out="both.png"
-    )
+        cli, measured, "--click", 10, 12, "--click", 40.5, 20, "--expand-px", 2,
+        "--segment-side", 56, out="both.png",
+    )  # fmt: skip
     assert both.status == 0
     grown = cv2.dilate(
         (left | right).astype(np.uint8), (np.hypot(*np.mgrid[-2:3, -2:3]) <= 2).astype(np.uint8)
@@ -537,35 +566,27 @@ def test_a_click_removes_what_it_is_on(
 
 
 def test_clicks_are_on_the_photo_as_displayed(
-    cli: Cli, balls: tuple[np.ndarray, np.ndarray], joint_bundle: Path
+    cli: Cli, balls: tuple[np.ndarray, np.ndarray], measured: str
 ) -> None:
     photo, (left, _) = balls
     exif = Image.Exif()
     exif[0x0112] = 6
     stored = Image.fromarray(photo).transpose(Image.Transpose.ROTATE_90)
     stored.save("photo.png", exif=exif)
-    assert erase_clicks(cli, joint_bundle, "--click", 10, 12).status == 0
+    assert (
+        erase_clicks(
+            cli, measured, "--click", 10, 12, "--expand-px", 0, "--segment-side", 56
+        ).status
+        == 0
+    )
     result = read("out.png")
     assert np.array_equal(result[~left], photo[~left])
     assert not np.array_equal(result, photo)
 
 
 def test_the_champion_is_shown_photos_as_large_as_it_was_trained_on(
-    cli: Cli, balls: tuple[np.ndarray, np.ndarray], joint_bundle: Path, monkeypatch: Any
+    cli: Cli, balls: tuple[np.ndarray, np.ndarray], measured: str, monkeypatch: Any
 ) -> None:
-    from mlflow.tracking import MlflowClient
-
-    uri = f"sqlite:///{Path.cwd()}/var/mlflow.db"
-    run = MlflowClient(uri).create_run(ensure_experiment("x", tracking_uri=uri))
-    model = register_bundle(
-        joint_bundle,
-        name="rayfill",
-        run_id=run.info.run_id,
-        scores={},
-        protocol={"size": "20x32"},
-        tracking_uri=uri,
-    )
-    promote(model, reason="a test", tracking_uri=uri)
     seen = []
     label = SegmentationUNet.forward
 
@@ -575,8 +596,7 @@ def test_the_champion_is_shown_photos_as_large_as_it_was_trained_on(
 
     monkeypatch.setattr(SegmentationUNet, "forward", watched)
     for number, (flags, size) in enumerate([((), (23, 32)), (("--segment-side", 40), (29, 40))]):
-        champion = "rayfill@champion"
-        done = erase_clicks(cli, champion, "--click", 10, 12, *flags, out=f"{number}.png")
+        done = erase_clicks(cli, measured, "--click", 10, 12, *flags, out=f"{number}.png")
         assert done.status == 0, done.err
         assert seen.pop() == size
 
@@ -584,13 +604,20 @@ def test_the_champion_is_shown_photos_as_large_as_it_was_trained_on(
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ((), "Give either --mask or --click"),
-        (("--mask", "mask.png", "--click", 1, 1), "Give either --mask or --click"),
+        ((), "Give either --mask, or --box or --click"),
+        (("--mask", "mask.png", "--click", 1, 1), "Give either --mask, or --box or --click"),
+        (("--mask", "mask.png", "--box", 1, 1, 9, 9), "Give either --mask, or --box"),
         (("--click", 56, 1), "Click [56, 1] lies outside the photo of 56x40 pixels"),
         (("--click", 10, 12, "--click", 3, -1), "Click [3, -1] lies outside the photo of 56x40"),
         (("--click", "nan", 1), "Click [nan, 1] lies outside"),
-        (("--click", 30, 2), "finds no ball at 30 2: click elsewhere, or give a --mask."),
+        (("--click", 30, 2), "finds no ball at 30 2: click elsewhere, draw a --box"),
         (("--click", 10, 12, "--segment-side", 8), "max_side is 8: it must be at least 32."),
+        (("--box", 1, 1, 57, 9), "Box [1, 1, 57, 9] lies outside the photo of 56x40 pixels"),
+        (("--box", 1, 1, "nan", 9), "Box [1, 1, nan, 9] lies outside"),
+        (("--box", 9, 1, 9, 9), "Box [9, 1, 9, 9] is empty"),
+        (("--box", 9, 1, 1, 9), "Box [9, 1, 1, 9] is empty"),
+        (("--box", 1, 1, 9, 9, "--click", 99, 1), "Click [99, 1] lies outside"),
+        (("--box", 1, 1, 9), "--box"),
         (("--click", 10), "--click"),
         (("--click", 10, "there"), "--click"),
     ],
@@ -599,23 +626,56 @@ def test_clicks_that_cannot_be_used(
     cli: Cli,
     files: Path,
     balls: tuple[np.ndarray, np.ndarray],
-    joint_bundle: Path,
+    measured: str,
     flags: tuple[Any, ...],
     expected: str,
 ) -> None:
-    before = listing(files)
-    done = erase_clicks(cli, joint_bundle, *flags)
+    done = erase_clicks(cli, measured, *flags)
     assert done.status == 2
     assert expected in done.err
-    assert listing(files) == before
+    assert not Path("out.png").exists()
 
 
-def test_a_click_needs_a_model_with_a_segmenter(cli: Cli, files: Path, bundle: Path) -> None:
-    for model in ("telea", bundle):
-        done = erase_clicks(cli, model, "--click", 10, 12)
-        assert done.status == 2
-        assert f"--model {model} has no segmenter, which --click needs" in done.err
-    assert listing(files) == {"photo.png", "mask.png"}
+@pytest.mark.parametrize("flags", [("--box", 3, 5, 21, 23), ("--click", 11.5, 13.5)])
+@pytest.mark.parametrize("model", ["telea", "bundle", "unmeasured"])
+def test_grabcut_finds_it_without_a_trained_segmenter(
+    cli: Cli,
+    balls: tuple[np.ndarray, np.ndarray],
+    bundle: Path,
+    register: Callable[..., str],
+    flags: tuple[Any, ...],
+    model: str,
+) -> None:
+    photo, (left, _) = balls
+    reference = {"bundle": bundle, "unmeasured": register(iou=0.5) if model != "telea" else ""}
+    done = erase_clicks(cli, reference.get(model, model), *flags, "--expand-px", 0)
+    assert (done.status, done.err) == (0, "")
+    assert f"found {left.mean():.1%} of the photo by GrabCut." in done.out
+    assert np.array_equal(read("out.png")[~left], photo[~left])
+    assert (read("out.png")[left] != photo[left]).any(axis=1).mean() > 0.9
+
+
+def test_what_was_found_grows_by_default_and_a_mask_does_not(
+    cli: Cli, balls: tuple[np.ndarray, np.ndarray]
+) -> None:
+    photo, (left, _) = balls
+    kernel = (np.hypot(*np.mgrid[-2:3, -2:3]) <= 2).astype(np.uint8)
+    grown = cv2.dilate(left.astype(np.uint8), kernel) > 0
+    assert erase_clicks(cli, "telea", "--box", 3, 5, 21, 23).status == 0
+    changed = (read("out.png") != photo).any(axis=2)
+    assert changed[grown & ~left].any()
+    assert not changed[~grown].any()
+    Image.fromarray(left.astype(np.uint8) * 255).save("mask.png")
+    assert erase_telea(cli, out="masked.png").status == 0
+    assert not (read("masked.png") != photo).any(axis=2)[~left].any()
+
+
+def test_a_box_is_never_left_to_the_trained_segmenter(
+    cli: Cli, balls: tuple[np.ndarray, np.ndarray], measured: str
+) -> None:
+    done = erase_clicks(cli, measured, "--box", 3, 5, 21, 23, "--click", 11, 13)
+    assert done.status == 0
+    assert "by GrabCut" in done.out
 
 
 def test_the_result_may_be_read_by_whom_other_new_files_may(cli: Cli, files: Path) -> None:

@@ -1,6 +1,7 @@
 """``rayfill erase PHOTO --mask MASK -o OUT``: remove what a mask covers from one photo.
 
-``--click X Y`` in place of ``--mask``: a joint model's segmenter makes the mask.
+``--box X0 Y0 X1 Y1`` or ``--click X Y`` in place of ``--mask``: GrabCut finds what is meant, or
+from clicks alone the segmenter of a joint model that was measured to work.
 """
 
 from __future__ import annotations
@@ -26,10 +27,16 @@ from rayfill_data.extension import allow_modules
 
 if TYPE_CHECKING:
     from rayfill.inference.inpainter import Inpainter
+    from rayfill.models.joint import JointModel
+    from rayfill.runs.registry import RegisteredModel
     from rayfill_data.codec import Photo, UInt8Array
 
 #: One's own photos may be larger than what a server takes from strangers.
 _MAX_PIXELS = 80 * 10**6
+
+#: Pixels by which what was found grows, for each of the photo's longer side: an outline that is a
+#: little off, and the soft pixels along it, must not stay behind. A drawn mask says what it means.
+_FOUND_GROWTH = 0.005
 
 #: File ending -> Pillow's name of the format.
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -39,7 +46,7 @@ PictureT = TypeVar("PictureT")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EraseArgs(Checked):
-    """Remove what a mask covers, or what is clicked on, from one photo; all else stays as it is."""
+    """Remove what a mask covers, or a box or clicks mean, from one photo; all else stays."""
 
     photo: tyro.conf.Positional[Path]
     """The photo: JPEG, PNG or WebP."""
@@ -50,8 +57,14 @@ class EraseArgs(Checked):
     click: Annotated[
         tyro.conf.UseAppendAction[tuple[tuple[float, float], ...]], tyro.conf.arg(metavar="X Y")
     ] = ()
-    """In place of --mask: a pixel of what to remove, from the photo's upper left corner, for a
-    joint model to find; may be given several times."""
+    """In place of --mask: a pixel of what to remove, from the photo's upper left corner; may be
+    given several times, and with --box. Found by a joint model's segmenter where the registry notes
+    an IoU of 0.6 or more for it and there is no --box, else by GrabCut."""
+    box: Annotated[
+        tuple[float, float, float, float] | None, tyro.conf.arg(metavar="X0 Y0 X1 Y1")
+    ] = None
+    """In place of --mask: left, top, right and bottom of a box, in pixels from the photo's upper
+    left corner, around what to remove; found by GrabCut, without any training."""
     segment_side: int = 0
     """Longest side, in pixels, at which the segmenter looks at the photo; 0 is the side it was
     trained on where the registry notes it, else 512."""
@@ -63,8 +76,9 @@ class EraseArgs(Checked):
     patches where the hole is larger than what the model knows."""
     variant: Annotated[int, Bounds(ge=0, le=3)] = 0
     """Another try of what searches for patches: 0 to 3, the best guess first."""
-    expand_px: int = 0
-    """Pixels by which the mask grows first."""
+    expand_px: int | None = None
+    """Pixels by which the mask grows first; by default 0 for --mask, and for what was found a
+    two-hundredth of the photo's longer side, at least 2."""
     feather_px: Whole = 0
     """Pixels inside the mask's edge over which the result fades in."""
     tracking_uri: str | None = None
@@ -80,8 +94,10 @@ def main(args: Sequence[str]) -> int:
     """Run the command."""
     asked = parse_flags(EraseArgs, args, prog="rayfill erase")
     allow_modules(asked.allow_modules)
-    if (asked.mask is None) == (not asked.click):
-        raise RayfillError("Give either --mask or --click, and not both: one says what to remove.")
+    if (asked.mask is None) == (not asked.click and asked.box is None):
+        raise RayfillError(
+            "Give either --mask, or --box or --click or both of these: one says what to remove."
+        )
     _check_output(asked.out, overwrite=asked.overwrite)
     model = parse_reference(asked.model)
     from rayfill_data.codec import decode_photo
@@ -89,15 +105,18 @@ def main(args: Sequence[str]) -> int:
     photo = _decode(asked.photo, functools.partial(decode_photo, max_pixels=_MAX_PIXELS))
     height, width = photo.rgb.shape[:2]
     mask = _read_mask(asked.mask, size=(height, width)) if asked.mask else None
-    inpainter, side = _load(
+    inpainter, registered = _load(
         model, tracking_uri=places.tracking_uri(asked.tracking_uri), finish=asked.finish
     )
+    expand_px = asked.expand_px or 0
     if mask is None:
-        mask = _find(inpainter, photo.rgb, asked=asked, max_side=asked.segment_side or side)
+        mask = _find(inpainter, photo.rgb, asked=asked, registered=registered)
+        if asked.expand_px is None:
+            expand_px = max(2, round(_FOUND_GROWTH * max(height, width)))
     result = inpainter.inpaint(
         photo.rgb,
         mask,
-        expand_px=asked.expand_px,
+        expand_px=expand_px,
         feather_px=asked.feather_px,
         variant=asked.variant,
     )
@@ -117,37 +136,55 @@ def _read_mask(path: Path, *, size: tuple[int, int]) -> UInt8Array:
     return reading.mask
 
 
-def _find(inpainter: Inpainter, rgb: UInt8Array, *, asked: EraseArgs, max_side: int) -> UInt8Array:
-    """Return the mask of what was clicked on."""
-    from rayfill.inference.clicks import ObjectFinder
+def _find(
+    inpainter: Inpainter, rgb: UInt8Array, *, asked: EraseArgs, registered: RegisteredModel | None
+) -> UInt8Array:
+    """Return the mask of what a box or clicks mean."""
+    from rayfill.inference.clicks import is_offered
+    from rayfill.inference.selection import select
     from rayfill.models.joint import JointModel
 
-    if not isinstance(inpainter.model, JointModel):
+    clicks = [(x, y, 1) for x, y in asked.click]
+    scores = registered.scores if registered else {}
+    if asked.box is None and isinstance(inpainter.model, JointModel) and is_offered(scores):
+        return _find_by_model(inpainter.model, rgb, asked=asked, registered=registered)
+    mask = select(rgb, box=asked.box, clicks=clicks)
+    if not mask.any():
         raise RayfillError(
-            f"--model {asked.model} has no segmenter, which --click needs: name a joint model, or "
-            "give a --mask."
+            f"{asked.photo}: nothing stands out there: draw another --box, or give a --mask."
         )
-    finder = ObjectFinder(inpainter.model, max_side=max_side)
+    sys.stdout.write(f"{asked.photo}: found {(mask > 0).mean():.1%} of the photo by GrabCut.\n")
+    return mask
+
+
+def _find_by_model(
+    model: JointModel, rgb: UInt8Array, *, asked: EraseArgs, registered: RegisteredModel | None
+) -> UInt8Array:
+    """Return the mask of what was clicked on, by a trained segmenter."""
+    from rayfill.inference.clicks import ObjectFinder, trained_side
+
+    side = asked.segment_side or trained_side(registered.protocol if registered else {})
+    finder = ObjectFinder(model, max_side=side)
     found = finder.find(rgb, clicks=[(x, y, 1) for x, y in asked.click])
     if not found.found:
         places = " or ".join(f"{x:g} {y:g}" for x, y in asked.click)
         raise RayfillError(
             f"{asked.photo}: {asked.model} finds no {' or '.join(finder.labels)} at {places}: "
-            "click elsewhere, or give a --mask."
+            "click elsewhere, draw a --box, or give a --mask."
         )
     sys.stdout.write(f"{asked.photo}: found {', '.join(found.labels)}.\n")
     return found.mask
 
 
-def _load(model: Reference, *, tracking_uri: str, finish: Finish) -> tuple[Inpainter, int]:
-    """Return a model, and the longest side that its segmenter would be shown."""
-    from rayfill.inference.clicks import trained_side
+def _load(
+    model: Reference, *, tracking_uri: str, finish: Finish
+) -> tuple[Inpainter, RegisteredModel | None]:
+    """Return a model, and what the registry knows of it."""
     from rayfill.inference.load import make_inpainter
 
     located = None if model.kind == "baseline" else locate(model, tracking_uri=tracking_uri)
     registered = located.registered if located else None
-    side = trained_side(registered.protocol if registered else {})
-    return make_inpainter(model, located, finish=finish), side
+    return make_inpainter(model, located, finish=finish), registered
 
 
 def _decode(path: Path, decode: Callable[[bytes], PictureT]) -> PictureT:
