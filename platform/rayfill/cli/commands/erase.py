@@ -1,7 +1,7 @@
 """``rayfill erase PHOTO --mask MASK -o OUT``: remove what a mask covers from one photo.
 
-A box or clicks in place of the mask: GrabCut finds what is meant, or from clicks alone the segmenter
-of a joint model that was measured to work.
+A box or clicks in place of the mask: GrabCut finds what is meant, or from clicks alone the
+segmenter of a joint model that was measured to work.
 """
 
 from __future__ import annotations
