@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rayfill.inference.baselines import BASELINES
+from rayfill.inference.inpainter import Inpainter
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
     pytest.mark.browser,
@@ -116,6 +119,31 @@ def test_the_whole_way(page: Any, photo_file: Path, complaints: list[str], pictu
     page.click(".when-paint .again")
     page.wait_for_selector("body[data-step=pick]")
     assert complaints == []
+
+
+def test_a_model_is_named_in_plain_words_and_tries_again(
+    tab: Any, serving: Any, photo_file: Path
+) -> None:
+    exemplar = Inpainter(BASELINES["exemplar"], name="exemplar")
+    with serving(exemplar, models="exemplar") as server:
+        tab.goto(f"http://127.0.0.1:{server.port}/")
+        open_photo(tab, photo_file)
+        assert "Patches (exemplar" in tab.inner_text("#model")
+        assert "sharp" in tab.inner_text("#about")
+        drag(tab, (0.3, 0.5), (0.7, 0.5))
+        shown = []
+        for button in ("#run", "#another", "#another", "#another", "#another"):
+            before = tab.get_attribute("#download", "href")
+            tab.click(button)
+            tab.wait_for_function(
+                "before => document.getElementById('download').href !== before", arg=before
+            )
+            tab.wait_for_selector("#working", state="hidden")
+            with tab.expect_download() as download:
+                tab.click("#download")
+            shown.append(Path(download.value.path()).read_bytes())
+    assert len(set(shown[:4])) > 1
+    assert shown[4] == shown[0]  # after four tries the first comes back
 
 
 def test_undo_redo_erase_clear_and_invert(page: Any, photo_file: Path) -> None:

@@ -4,7 +4,7 @@ import { fetchModels, inpaint, readMask, Trouble } from "./api.js";
 import { isControl, listen } from "./gestures.js";
 import { Mask, stencilFrom } from "./mask.js";
 import { openPhoto, paintOn } from "./photo.js";
-import { scoreRows } from "./scores.js";
+import { describe, modelOption } from "./models.js";
 import { Search } from "./search.js";
 import { boxer, painter, selector } from "./tools.js";
 import { View } from "./view.js";
@@ -19,6 +19,7 @@ let photo = null; // { bitmap, blob, name }
 let result = null; // { bitmap, blob }
 let tool = "brush"; // a key of tools
 let takingOut = false; // what box and select do to the mask
+let variant = 0; // which of a model's fills is shown
 let split = 0.5; // where the compare divider stands, 0 to 1 over the photo's width
 let running = null; // AbortController of the request under way
 
@@ -214,7 +215,7 @@ function hold(held) {
 
 // ---- the request --------------------------------------------------------------------------------
 
-async function run() {
+async function run(another = 0) {
   if (running || !photo) return;
   await search.settled;
   if (running || !photo) return;
@@ -223,6 +224,7 @@ async function run() {
     return;
   }
   say("");
+  variant = another;
   running = new AbortController();
   const clock = startClock();
   try {
@@ -245,7 +247,7 @@ async function run() {
 }
 
 function fields() {
-  const chosen = { expand_px: $("expand").value, feather_px: $("feather").value };
+  const chosen = { expand_px: $("expand").value, feather_px: $("feather").value, variant };
   return $("model").value ? { ...chosen, model: $("model").value } : chosen;
 }
 
@@ -266,14 +268,14 @@ async function show({ picture, model, milliseconds, notes }) {
   $("download").href = URL.createObjectURL(picture);
   $("download").download = `${photo.name.replace(/\.[^.]*$/, "") || "photo"}-rayfill.png`;
   $("facts").textContent = `${model} · ${(milliseconds / 1000).toFixed(1)} s · ${result.bitmap.width}×${result.bitmap.height}`;
+  $("another").hidden = (chosenModel()?.variants ?? 1) < 2;
   split = 0.5;
   go("result");
   say(notes ?? "");
 }
 
 async function goOn() {
-  const file = new File([result.blob], photo.name, { type: result.blob.type });
-  await take(file);
+  await take(new File([result.blob], photo.name, { type: result.blob.type }));
 }
 
 // ---- models -------------------------------------------------------------------------------------
@@ -290,7 +292,7 @@ async function loadModels() {
     return;
   }
   const before = $("model").value;
-  $("model").replaceChildren(...models.map((model) => new Option(`${model.name} · version ${model.version}`, model.name)));
+  $("model").replaceChildren(...models.map((model) => modelOption(model)));
   if (models.some((model) => model.name === before)) $("model").value = before;
   $("model").disabled = models.length < 2;
   $("model-box").hidden = models.length === 0;
@@ -302,10 +304,9 @@ async function loadModels() {
   } else if ($("notice").textContent.startsWith("No model")) say("");
 }
 
-function showScores() {
-  const model = models.find(({ name }) => name === $("model").value);
-  $("scores").replaceChildren(...scoreRows(model?.scores ?? {}));
-}
+function chosenModel() { return models.find(({ name }) => name === $("model").value); }
+
+function showScores() { describe(chosenModel(), { about: $("about"), scores: $("scores") }); }
 
 // ---- mask files ---------------------------------------------------------------------------------
 
@@ -339,9 +340,9 @@ const pixels = (id) => { $(`${id}-text`).textContent = `${$(id).value} px`; };
 const clicks = {
   brush: () => pickTool("brush"), eraser: () => pickTool("eraser"),
   box: () => pickTool("box"), select: () => pickTool("select"),
-  add: () => pickMode(false), "take-out": () => pickMode(true),
-  undo: () => mask.undo(), redo: () => mask.redo(), clear: () => mask.clear(),
-  invert: () => mask.invert(), "mask-save": saveMask, run, cancel: () => running?.abort(),
+  add: () => pickMode(false), "take-out": () => pickMode(true), undo: () => mask.undo(), redo: () => mask.redo(), clear: () => mask.clear(),
+  invert: () => mask.invert(), "mask-save": saveMask, run: () => run(),
+  another: () => run((variant + 1) % chosenModel().variants), cancel: () => running?.abort(),
   back: () => { go("paint"); say(""); }, "go-on": goOn,
   "zoom-in": () => view.zoom(1.4), "zoom-out": () => view.zoom(1 / 1.4), "zoom-fit": () => view.fit(),
 };
