@@ -186,7 +186,7 @@ def test_adjust_mask(server: Any, pictures: Any, fields: dict[str, str], expecte
 def test_models_lists_finite_scores_and_limits(server: Any) -> None:
     answer = server.client.get("/api/v1/models").json()
     assert [(model["name"], model["version"]) for model in answer["models"]] == [("rayfill", "1")]
-    assert answer["models"][0]["scores"] == {"hole_psnr": 24.5, "hole_ssim": 0.81}
+    assert answer["models"][0]["scores"] == {"hole_psnr": 24.5, "hole_ssim": 0.81, "iou": 0.8}
     assert answer["limits"]["max_body_bytes"] == 20 * 2**20
 
 

@@ -21,8 +21,8 @@ Floats = NDArray[np.float32]
 _MARGIN, _LEAST_MARGIN_PX = 0.1, 8
 #: Where the object is first thought to be: an ellipse of this share of the box.
 _FIRST_GUESS = 0.8
-#: Rounds of GrabCut, and how far, in levels of colour, the box's rim lies from its middle in them:
-#: first the place says as much as the colours do, then colours alone.
+#: How far, in levels of colour, the box's rim lies from its middle, and for how many rounds of
+#: GrabCut: first the place speaks beside the colours, then colours alone.
 _STAGES = ((25.0, 3), (0.0, 2))
 _QUICK_STAGES = ((25.0, 2), (0.0, 1))
 _STAGES_AFTER_A_START = ((25.0, 1),)
