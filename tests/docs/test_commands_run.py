@@ -104,6 +104,7 @@ RULES: dict[str, Run | str] = {
     r'make test ARGS="-m slow"': Run(swaps={"slow": "slow --collect-only tests/experiments"}),
     r"make bench": Run(more='ARGS="--only metrics_ssim --rounds 1 --out var/bench"'),
     r"make help": Run(),
+    r"rayfill erase photo\.jpg --box .*": Run(),
     r"rayfill erase photo\.jpg .*--click .*": Run(or_says="finds no"),
     r"rayfill erase photo\.jpg --mask mask\.png -o \w+\.png( --(variant|model) .*)?": Run(),
     r"curl .*-F .*http://127\.0\.0\.1:8000/api/v1/\w+ .*": Run(
