@@ -129,9 +129,9 @@ def make_rows() -> Callable[..., list[dict[str, Any]]]:
 
 
 def write_dataset(
-    uri: str, rows: Iterable[dict[str, Any]], *, labels: tuple[str, ...] = ()
+    uri: str, rows: Iterable[dict[str, Any]], *, labels: tuple[str, ...] = (), size: int = 16
 ) -> None:
-    """Write a finished dataset of 16x16 pictures without Ray."""
+    """Write a finished dataset of square pictures without Ray."""
     with open_writer(uri) as writer:
         for row in rows:
             writer.add(row)
@@ -143,8 +143,8 @@ def write_dataset(
                 options={},
                 seed=0,
                 inputs_hash="",
-                height=16,
-                width=16,
+                height=size,
+                width=size,
                 versions={},
                 labels=labels,
                 **writer.facts(),

@@ -93,7 +93,8 @@ class Inpainter:
         """Return the inpainter of a saved model; its run id is the bundle's ``extra["run_id"]``.
 
         A model is shown pictures up to twice as large as those it was trained on, where its bundle
-        notes them (``extra["trained_side"]``).
+        notes them (``extra["trained_side"]``); ``auto`` is what its bundle says was better on
+        validation (``extra["finish"]``).
 
         Args:
             uri: a model bundle, a local path or a URI.
@@ -106,13 +107,14 @@ class Inpainter:
         bundle = load_bundle(uri)
         run_id = str(bundle.extra.get("run_id", ""))
         side = int(bundle.extra.get("trained_side", DEFAULT_MAX_SIDE // 2))
+        measured_better = bundle.extra.get("finish") == "exemplar"
         return cls(
             bundle.model,
             device=device,
             name=bundle.name,
             run_id=run_id,
             max_side=max(_MIN_MAX_SIDE_PX, 2 * side),
-            finish=finish,
+            finish="exemplar" if finish == "auto" and measured_better else finish,
         )
 
     @overload

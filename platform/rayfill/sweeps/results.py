@@ -20,6 +20,7 @@ from rayfill.runs.folder import Outcome, RunFolder
 from rayfill.runs.record import attach_tracker
 from rayfill.runs.run_page import record_result, test_scores
 from rayfill.runs.sweep_folder import SAMPLES, TABLE_DATA, TABLE_TEXT
+from rayfill.sweeps.finish import FinishChoice, choose_finish, note_finish
 from rayfill.sweeps.page import record_sweep
 from rayfill.sweeps.stages import SweepRun
 from rayfill.sweeps.trials import earlier_job
@@ -95,6 +96,12 @@ class SweepResults:
         return max(self.runs, key=self._champion_score)
 
     @functools.cached_property
+    def finish(self) -> FinishChoice:
+        """Whether patches are laid over the best run's answers where it is used."""
+        best = self.best.name
+        return choose_finish(best, bundle=self._bundles[best], dataset=self.run.dataset)
+
+    @functools.cached_property
     def bundles(self) -> dict[str, str]:
         """Where the model bundles of all networks in the table lie, by name."""
         return {name: uri for name, uri in self._bundles.items() if name not in self.refused}
@@ -153,6 +160,7 @@ class SweepResults:
             report=self.run.sweep.report,
             columns=self.run.sweep.columns,
             notes=[
+                str(self.finish),
                 *self._compared(),
                 *self.run.sweep.notes,
                 *self.notes,
@@ -204,6 +212,7 @@ class SweepResults:
         )
         # Folded up, as MLflow first shows it, the sweep stands for its best run.
         run.parent.metrics(test_scores(table), step=0)
+        note_finish(self.finish, bundle=self._bundles[best.name])
         return register_champion(
             best,
             job=run.job(best),
