@@ -102,11 +102,13 @@ RULES: dict[str, Run | str] = {
     r"make check": Run(more='ARGS="tests/data/test_codec.py"'),
     r'make test ARGS="tests/runs"': Run(swaps={"tests/runs": "tests/runs/test_table.py"}),
     r'make test ARGS="-m slow"': Run(swaps={"slow": "slow --collect-only tests/experiments"}),
+    r"python benchmarks/run\.py --only selection": "needs photos that are not the project's",
     r"make bench": Run(more='ARGS="--only metrics_ssim --rounds 1 --out var/bench"'),
     r"make help": Run(),
     r"rayfill erase photo\.jpg --box .*": Run(),
-    r"rayfill erase photo\.jpg .*--click .*": Run(or_says="finds no"),
-    r"rayfill erase photo\.jpg --mask mask\.png -o \w+\.png( --(variant|model) .*)?": Run(),
+    r"rayfill erase photo\.jpg --mask mask\.png -o \w+\.png( --variant .*| --model rayfill@.*)?": (
+        Run()
+    ),
     r"curl .*-F .*http://127\.0\.0\.1:8000/api/v1/\w+ .*": Run(
         swaps={"curl": "curl --fail-with-body"} | SERVED, needs="make serve"
     ),
@@ -163,7 +165,8 @@ RULES: dict[str, Run | str] = {
         "tests/models/extension runs the page's example as a user would"
     ),
     r"(-|\w+ --[a-z]+ [A-Z]).*": PART,
-    r"rayfill (prepare|evaluate|continue|compare|serve|erase (--model|--feather-px 2))": PART,
+    r"rayfill (prepare|evaluate|continue|compare|serve|erase|erase (--model|--feather-px 2))": PART,
+    r"rayfill evaluate --with-patches": PART,
     r"rayfill prepare (SOURCE --out URI|--size|… .*)": PART,
 }
 

@@ -13,7 +13,7 @@ import torch
 from rayfill.inference.inpainter import Inpainter
 from rayfill.models import build_model
 from rayfill.runs.bundle import load_bundle, save_bundle
-from rayfill.sweeps.finish import FinishChoice, choose_finish, note_finish
+from rayfill.sweeps.champion import FinishChoice, choose_finish, note_finish
 from rayfill_data.codec import encode_png
 from rayfill_data.prepared.reader import PreparedDataset
 

@@ -113,9 +113,7 @@ def evaluate(
         RayfillError: too few samples for an FID.
     """
     asked = _options(options)
-    systems = open_systems(references, tracking_uri=tracking_uri)
-    if asked.with_patches:
-        systems += [system.patched() for system in systems if system.kind == "model"]
+    systems = _opened(references, tracking_uri=tracking_uri, with_patches=asked.with_patches)
     dataset = PreparedDataset.open(data) if isinstance(data, str) else data
     truth = dataset.has_truth
     network, note = _lpips(lpips, truth=truth)
@@ -139,6 +137,14 @@ def evaluate(
         left_out={name: one.missing for name, one in finished.items() if one.missing},
         sources={system.name: system.described() for system in systems},
     )
+
+
+def _opened(
+    references: Sequence[str | System], *, tracking_uri: str | None, with_patches: bool
+) -> list[System]:
+    systems = open_systems(references, tracking_uri=tracking_uri)
+    patched = [system.patched() for system in systems if system.kind == "model"]
+    return systems + patched if with_patches else systems
 
 
 def _samples(parts: Sequence[SplitArrays]) -> tuple[tuple[str, ...], NDArray[np.floating]]:

@@ -20,7 +20,12 @@ from rayfill.runs.folder import Outcome, RunFolder
 from rayfill.runs.record import attach_tracker
 from rayfill.runs.run_page import record_result, test_scores
 from rayfill.runs.sweep_folder import SAMPLES, TABLE_DATA, TABLE_TEXT
-from rayfill.sweeps.finish import FinishChoice, choose_finish, note_finish
+from rayfill.sweeps.champion import (
+    FinishChoice,
+    choose_finish,
+    note_finish,
+    register_champion,
+)
 from rayfill.sweeps.page import record_sweep
 from rayfill.sweeps.stages import SweepRun
 from rayfill.sweeps.trials import earlier_job
@@ -183,8 +188,6 @@ class SweepResults:
 
     def publish(self) -> RegisteredModel | None:
         """Keep the table and every sample's values; register the best model on validation."""
-        from rayfill.sweeps.champion import register_champion
-
         run, board = self.run, self.leaderboard
         folder = run.source.plan.folder
         tables = {
