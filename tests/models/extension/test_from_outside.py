@@ -40,6 +40,7 @@ def test_check(python: Python, package: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_prepare_train_and_erase(
     python: Python, package: Path, tmp_path: Path, marks: Callable[[], set[str]]
 ) -> None:
