@@ -120,13 +120,7 @@ class Leaderboard:
 
     def ranked(self) -> list[Entry]:
         """Return the entries, best first; those without a finite score last."""
-        sign = -1 if COLUMNS[self.rank_by].less_is_better else 1
-
-        def key(entry: Entry) -> float:
-            score = entry.table.total.get(self.rank_by)
-            return sign * score.mean if score and math.isfinite(score.mean) else -math.inf
-
-        return sorted(self.entries, key=key, reverse=True)
+        return sorted(self.entries, key=lambda e: _worth(e, self.rank_by), reverse=True)
 
     def show(self, console: Console) -> None:
         """Print the table, the buckets of its best entry and baselines, and the protocol."""
@@ -209,25 +203,26 @@ class Leaderboard:
         lines = []
         for metric in dict.fromkeys([self.rank_by, "lpips", "coherence"]):
             fill, other = self._best(metric, baseline=True), self._best(metric, baseline=False)
-            if fill and other and other[0] <= fill[0]:
+            if fill and other and _worth(other, metric) <= _worth(fill, metric):
                 column = COLUMNS[metric]
-                values = [_number(best[2], column.digits) for best in (fill, other)]
+                shown = [
+                    f"{best.name} {_number(best.table.total[metric].mean, column.digits)}"
+                    for best in (fill, other)
+                ]
                 lines.append(
                     f"By {column.title[:-2]} nothing is better than the best fill without learning:"
-                    f" {fill[1]} {values[0]}, {other[1]} {values[1]}."
+                    f" {shown[0]}, {shown[1]}."
                 )
         return lines
 
-    def _best(self, metric: str, *, baseline: bool) -> tuple[float, str, float] | None:
-        """Return the best mean, first negated where less is better, and whose it is."""
-        sign = -1 if COLUMNS[metric].less_is_better else 1
-        scores = [
-            (sign * mean, entry.name, mean)
+    def _best(self, metric: str, *, baseline: bool) -> Entry | None:
+        """Return the best of the fills without learning, or of all others; None of none."""
+        able = [
+            entry
             for entry in self.entries
-            if (entry.kind == "baseline") == baseline and metric in entry.table.total
-            for mean in (entry.table.total[metric].mean,)
+            if (entry.kind == "baseline") == baseline and math.isfinite(_worth(entry, metric))
         ]
-        return max((score for score in scores if math.isfinite(score[0])), default=None)
+        return max(able, key=lambda entry: (_worth(entry, metric), entry.name), default=None)
 
     def _shown(self) -> list[str]:
         """Return the metrics that are columns: the usual ones that every entry has, or those asked.
@@ -315,6 +310,14 @@ class Leaderboard:
             rows=rows,
             sections=sections,
         )
+
+
+def _worth(entry: Entry, metric: str) -> float:
+    """Return a mean, negated where less is better; -inf where there is no finite one."""
+    score = entry.table.total.get(metric)
+    if score is None or not math.isfinite(score.mean):
+        return -math.inf
+    return -score.mean if COLUMNS[metric].less_is_better else score.mean
 
 
 def protocol(
