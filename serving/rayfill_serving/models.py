@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from rayfill.inference.clicks import LEAST_IOU, ObjectFinder, is_offered, trained_side
+from rayfill.inference.clicks import LEAST_IOU, ObjectFinder, offered_finder
 from rayfill.inference.inpainter import Inpainter
 from rayfill.models.joint import JointModel
 from rayfill.runs.registry import NoSuchModelError
@@ -191,13 +191,18 @@ class ModelShelf:
 
     def _finder(self, inpainter: Inpainter, served: ServedVersion) -> ObjectFinder | None:
         known = served.registered
-        if known is None or not isinstance(inpainter.model, JointModel):
+        if known is None:
             return None
-        if not is_offered(known.scores):
+        finder = offered_finder(
+            inpainter.model,
+            scores=known.scores,
+            protocol=known.protocol,
+            device=str(inpainter.device),
+            side=self._segment_side,
+        )
+        if finder is None and isinstance(inpainter.model, JointModel):
             logger.info("%s: its segmenter is not offered, see LEAST_IOU", served.name)
-            return None
-        side = self._segment_side or trained_side(known.protocol)
-        return ObjectFinder(inpainter.model, device=str(inpainter.device), max_side=side)
+        return finder
 
     def _say(self, name: str, line: str, error: Exception | None = None) -> None:
         if self._said.get(name) != line:  # a line once, not one every two seconds

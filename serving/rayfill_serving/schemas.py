@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from rayfill.config.sections import LAST_VARIANT
 from rayfill.inference.clicks import LEAST_IOU, Click
 from rayfill.inference.cutout import Box
 from rayfill_serving.pictures import PictureFormat
 
 MAX_EXPAND_PX = 128
 MAX_FEATHER_PX = 64
-MAX_VARIANT = 3
 MAX_CLICKS = 64
 _MAX_NAME = 256
 #: Who selects where no trained segmenter does, as ``model`` and in ``X-Selector``.
@@ -70,7 +70,7 @@ class InpaintOptions(_Strict):
         int,
         Field(
             ge=0,
-            le=MAX_VARIANT,
+            le=LAST_VARIANT,
             description="Another try, of models that have several; the best guess is 0.",
         ),
     ] = 0
@@ -152,7 +152,7 @@ FIELD_RULES: dict[str, str] = {
     "model": "model must be a name from /api/v1/models, or name/version.",
     "expand_px": f"expand_px must be a whole number from 0 to {MAX_EXPAND_PX}.",
     "feather_px": f"feather_px must be a whole number from 0 to {MAX_FEATHER_PX}.",
-    "variant": f"variant must be a whole number from 0 to {MAX_VARIANT}.",
+    "variant": f"variant must be a whole number from 0 to {LAST_VARIANT}.",
     "format": "format must be png, jpeg or webp.",
     "invert": "invert must be true or false.",
     "shrink": f"shrink must be a whole number from 0 to {MAX_EXPAND_PX}.",

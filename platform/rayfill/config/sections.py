@@ -14,6 +14,9 @@ from rayfill_data.masks.shapes import MASKS
 HoleFill = Literal["zero", "mean", "push_pull", "harmonic"]
 #: What is done to a model's answer before it is shown.
 Finish = Literal["auto", "none", "exemplar"]
+#: Which of the fills of a hole, the best guess first (:data:`rayfill.models.VARIANTS`).
+LAST_VARIANT = 3
+Variant = Annotated[int, Bounds(ge=0, le=LAST_VARIANT)]
 OutputKind = Literal["direct", "residual"]
 Schedule = Literal["constant", "cosine", "step"]
 Precision = Literal["auto", "fp32", "bf16"]

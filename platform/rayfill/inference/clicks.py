@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from rayfill.models.joint import JointModel
 from rayfill.models.segmentation import select_by_clicks
@@ -145,6 +145,28 @@ def is_offered(scores: Mapping[str, float]) -> bool:
     ``scores["iou"]`` on the test split counts, or else ``scores["val_iou"]``.
     """
     return scores.get("iou", scores.get("val_iou", -1.0)) >= LEAST_IOU
+
+
+def offered_finder(
+    model: nn.Module,
+    *,
+    scores: Mapping[str, float],
+    protocol: Mapping[str, str],
+    device: str = "cpu",
+    side: int = 0,
+) -> ObjectFinder | None:
+    """Return the segmenter of a joint model that has shown that it works; None of any other.
+
+    Args:
+        model: any model.
+        scores: of its version, as :func:`is_offered` reads them.
+        protocol: of its version, as :func:`trained_side` reads it.
+        device: where to run it.
+        side: longest side that it is shown; 0 is the one it was trained on.
+    """
+    if not isinstance(model, JointModel) or not is_offered(scores):
+        return None
+    return ObjectFinder(model, device=device, max_side=side or trained_side(protocol))
 
 
 def trained_side(protocol: Mapping[str, str]) -> int:

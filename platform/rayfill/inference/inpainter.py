@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from rayfill.config.sections import Finish
+from rayfill.config.sections import Finish, Variant
 from rayfill.inference.baselines import ExemplarInpainting
 from rayfill.inference.pictures import Mask, Picture, open_mask, open_picture
 from rayfill.inference.windows import Box, Flags, regions, window
@@ -187,7 +187,7 @@ class Inpainter:
         """
         _check_pictures(image, hole_mask)
         check_value("feather_px", feather_px, Whole)
-        check_value("variant", variant, Annotated[int, Bounds(ge=0, lt=len(VARIANTS))])
+        check_value("variant", variant, Variant)
         patching = dataclasses.replace(VARIANTS[variant], time_limit_s=time_limit_s)
         binary = np.where(hole_mask >= _MASK_THRESHOLD, np.uint8(255), np.uint8(0))
         hole = dilate(binary, radius_px=expand_px) > 0

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import tyro
 
 from rayfill.config.flags import parse_flags
-from rayfill.config.sections import Finish
+from rayfill.config.sections import Finish, Variant
 from rayfill.runs import places
 from rayfill.runs.references import Reference, locate, parse_reference
-from rayfill_data.checks import Bounds, Checked, Whole
+from rayfill_data.checks import Checked, Whole
 from rayfill_data.errors import ImageError, RayfillError
 from rayfill_data.extension import allow_modules
 
 if TYPE_CHECKING:
+    from rayfill.inference.clicks import Click, ObjectFinder
     from rayfill.inference.inpainter import Inpainter
-    from rayfill.models.joint import JointModel
     from rayfill.runs.registry import RegisteredModel
     from rayfill_data.codec import Photo, UInt8Array
 
@@ -74,7 +74,7 @@ class EraseArgs(Checked):
     finish: Finish = "auto"
     """What is done to a model's answer: exemplar adds patches of the photo, none leaves it; auto:
     patches where the hole is larger than what the model knows."""
-    variant: Annotated[int, Bounds(ge=0, le=3)] = 0
+    variant: Variant = 0
     """Another try of what searches for patches: 0 to 3, the best guess first."""
     expand_px: int | None = None
     """Pixels by which the mask grows first; by default 0 for --mask, and for what was found a
@@ -140,14 +140,19 @@ def _find(
     inpainter: Inpainter, rgb: UInt8Array, *, asked: EraseArgs, registered: RegisteredModel | None
 ) -> UInt8Array:
     """Return the mask of what a box or clicks mean."""
-    from rayfill.inference.clicks import is_offered
+    from rayfill.inference.clicks import offered_finder
     from rayfill.inference.selection import select
-    from rayfill.models.joint import JointModel
 
     clicks = [(x, y, 1) for x, y in asked.click]
-    scores = registered.scores if registered else {}
-    if asked.box is None and isinstance(inpainter.model, JointModel) and is_offered(scores):
-        return _find_by_model(inpainter.model, rgb, asked=asked, registered=registered)
+    if asked.box is None and registered is not None:
+        finder = offered_finder(
+            inpainter.model,
+            scores=registered.scores,
+            protocol=registered.protocol,
+            side=asked.segment_side,
+        )
+        if finder is not None:
+            return _find_by_model(finder, rgb, asked=asked, clicks=clicks)
     mask = select(rgb, box=asked.box, clicks=clicks)
     if not mask.any():
         raise RayfillError(
@@ -158,14 +163,10 @@ def _find(
 
 
 def _find_by_model(
-    model: JointModel, rgb: UInt8Array, *, asked: EraseArgs, registered: RegisteredModel | None
+    finder: ObjectFinder, rgb: UInt8Array, *, asked: EraseArgs, clicks: Sequence[Click]
 ) -> UInt8Array:
     """Return the mask of what was clicked on, by a trained segmenter."""
-    from rayfill.inference.clicks import ObjectFinder, trained_side
-
-    side = asked.segment_side or trained_side(registered.protocol if registered else {})
-    finder = ObjectFinder(model, max_side=side)
-    found = finder.find(rgb, clicks=[(x, y, 1) for x, y in asked.click])
+    found = finder.find(rgb, clicks=clicks)
     if not found.found:
         places = " or ".join(f"{x:g} {y:g}" for x, y in asked.click)
         raise RayfillError(
