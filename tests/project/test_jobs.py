@@ -74,15 +74,21 @@ class Head:
         ]
 
     def submit(self, *arguments: str, cwd: Path = ROOT) -> str:
-        done = subprocess.run(
-            [str(BINARIES / "ray"), "job", "submit", "--address", self.url, *arguments],
-            env=self.environment,
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-        )
+        command = [str(BINARIES / "ray"), "job", "submit", "--address", self.url, *arguments]
+        deadline = time.monotonic() + 120
+        while True:
+            done = subprocess.run(
+                command,
+                env=self.environment,
+                cwd=cwd,
+                capture_output=True,
+                text=True,
+                timeout=400,
+                check=False,
+            )
+            # The API answers before the head's own agent has come up, and says so.
+            if "No available agent" not in done.stderr or time.monotonic() > deadline:
+                break
         output = done.stdout + done.stderr
         assert done.returncode == 0, output[-6000:]
         return output

@@ -23,6 +23,7 @@ class Blocked:
     """A model that fills nothing until it is let go."""
 
     model = None
+    device = torch.device("cpu")
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -81,6 +82,7 @@ class Faulty:
     """A model that fails on bright photos."""
 
     model = None
+    device = torch.device("cpu")
     name = "faulty"
     variants = 1
 
