@@ -63,7 +63,7 @@ def run_rayfill(*args: str, home: Path, **environment: str) -> subprocess.Comple
     [
         pytest.param(("promote", "--list"), id="promote"),
         pytest.param(("serve", "--port", "8765"), id="serve"),
-        pytest.param(("doctor",), id="doctor", marks=pytest.mark.ray),
+        pytest.param(("doctor",), id="doctor", marks=[pytest.mark.ray, pytest.mark.slow]),
         pytest.param(("ui",), id="ui"),
     ],
 )

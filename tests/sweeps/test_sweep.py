@@ -26,7 +26,7 @@ FLAGS = [
     "--model.width", "4", "--model.depth", "2", "--train.batch-size", "8",
     "--sweep.losses", "l1", "log_mse", "--sweep.inpainters", "unet",
     "--sweep.epochs", str(EPOCHS), "--sweep.scheduler", "none",
-    "--winner.epochs", "1", "--tracking.pictures", "1",
+    "--tracking.pictures", "1",
 ]  # fmt: skip
 
 
@@ -75,19 +75,20 @@ def histories(home: Path) -> dict[str, list[float]]:
 
 @pytest.mark.ray
 @pytest.mark.parametrize(
-    ("kill", "status"),
+    ("kill", "status", "winner_epochs"),
     [
-        (signal.SIGINT, 130),
-        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow),
+        (signal.SIGINT, 130, 0),
+        pytest.param(signal.SIGTERM, 143, 1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -9, 1, marks=pytest.mark.slow),
     ],
     ids=["SIGINT", "SIGTERM", "SIGKILL"],
 )
 def test_a_sweep_stopped_half_way_goes_on(
-    tmp_path: Path, make_dataset: Any, kill: int, status: int
+    tmp_path: Path, make_dataset: Any, kill: int, status: int, winner_epochs: int
 ) -> None:
     home, dataset = tmp_path / "home", make_dataset(train=64)
-    process = start(home, dataset)
+    winner = ("--winner.epochs", str(winner_epochs))
+    process = start(home, dataset, *winner)
     started = wait_for_epochs(home, EPOCHS + 1, process)
     process.send_signal(kill)
     process.communicate(timeout=120)
@@ -102,7 +103,7 @@ def test_a_sweep_stopped_half_way_goes_on(
     for state in home.glob("runs/.ray-tune/**/*"):  # what Tune itself would restore from
         if state.is_file():
             state.write_bytes(state.read_bytes()[:20])
-    output = finish(home, dataset, "--resume")
+    output = finish(home, dataset, *winner, "--resume")
 
     after = histories(home)
     trials = [name for name in after if not name.startswith("winner")]
@@ -110,10 +111,10 @@ def test_a_sweep_stopped_half_way_goes_on(
     assert all(len(after[name]) == EPOCHS for name in trials)
     for name, losses in before.items():
         assert after[name][: len(losses)] == losses  # what was done was not done again
-    check_results(home, output, trials)
+    check_results(home, output, trials, winners=min(winner_epochs, 1))
 
 
-def check_results(home: Path, output: str, trials: list[str]) -> None:
+def check_results(home: Path, output: str, trials: list[str], *, winners: int) -> None:
     uri = f"sqlite:///{home}/mlflow.db"
     client = MlflowClient(uri)
     (experiment,) = [e for e in client.search_experiments() if e.name == "attn_unet_sweep"]
@@ -121,7 +122,7 @@ def check_results(home: Path, output: str, trials: list[str]) -> None:
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert len(parents) == 1
     children = {run.info.run_name: run for run in runs if run not in parents}
-    assert len(children) == len(runs) - 1 == len(trials) + 1
+    assert len(children) == len(runs) - 1 == len(trials) + winners
     for name in trials:
         run = children[name]
         assert run.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
@@ -147,6 +148,7 @@ def check_results(home: Path, output: str, trials: list[str]) -> None:
 def test_trials_of_two_workers_go_through_ray_train(tmp_path: Path, make_dataset: Any) -> None:
     home = tmp_path / "home"
     flags = ["--scaling.num-workers", "2", "--scaling.cpus-per-worker", "0.5"]
+    flags += ["--winner.epochs", "1"]
     finish(home, make_dataset(), *flags)
     trials = {name: trace for name, trace in histories(home).items() if name[0] == "0"}
     assert list(trials) == TRIALS
