@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from rayfill.config.run import RunConfig, check, replace
+from rayfill.losses import LOSSES, SUMS
 from rayfill.models import MODELS, JointModel, build_model
 from rayfill.models.batch import TensorBatch
 from rayfill.models.joint import differentiable_composite
+from rayfill.models.segmentation.base import SegmenterOutput
 from rayfill.training.recipes import Recipe, make_stage
 from rayfill_data.errors import ConfigError
 
@@ -187,6 +189,67 @@ def test_picture_losses_reach_the_segmenter_through_any_inpainter(inpainter: str
     assert isinstance(model, JointModel)
     gradients = [p.grad for p in model.segmenter.parameters() if p.grad is not None]
     assert max(float(gradient.abs().max()) for gradient in gradients) > 0
+
+
+class Drawn(torch.nn.Module):
+    """A segmenter that found a given mask, of which it is about as sure everywhere."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        logit = torch.where(mask > 0, 1.0, -1.0)
+        self.logits = torch.nn.Parameter(torch.cat([torch.zeros_like(logit), logit], dim=1))
+
+    def forward(self, image: Tensor, labels: Tensor | None = None) -> SegmenterOutput:
+        return SegmenterOutput(logits=self.logits)
+
+
+class AlmostTrue(torch.nn.Module):
+    """An inpainter whose answer is the truth, but for a little."""
+
+    def __init__(self, target: Tensor) -> None:
+        super().__init__()
+        noise = torch.rand(target.shape, generator=torch.Generator().manual_seed(1)) - 0.5
+        self.answer = target + 0.02 * noise
+
+    def forward(self, image: Tensor, hole_mask: Tensor) -> Tensor:
+        return self.answer
+
+
+#: What a picture loss says of a mask alone; tv and valid_l1 look past the object on purpose.
+SAYS_WHERE = sorted(
+    {*LOSSES, *SUMS, "l1+0.1*gan"}
+    - {name for name, spec in LOSSES.items() if spec.needs_features}
+    - {"tv", "valid_l1", "liu"}
+)
+
+
+@pytest.mark.parametrize("terms", SAYS_WHERE)
+def test_a_mask_that_is_too_small_is_pushed_outward_by_every_picture_loss(terms: str) -> None:
+    samples = batch(5)
+    trained = recipe(
+        "joint",
+        **{
+            "model.name": "joint",
+            "model.inpainter": "unet",
+            "loss.terms": terms,
+            "loss.mask_expansion": 0.0,
+            "loss.segmentation": 0.0,
+            "eval.select_metric": "removal_psnr",
+        },
+    )
+    model = trained._network
+    assert isinstance(model, JointModel)
+    too_small = -torch.nn.functional.max_pool2d(-samples.hole_mask, 5, stride=1, padding=2)
+    model.segmenter = Drawn(too_small)
+    model.inpainter = AlmostTrue(samples.target)
+    total, _ = trained._losses(trained._stage(samples), samples)
+    total.backward()
+    gradient = model.segmenter.logits.grad
+    assert gradient is not None
+    left_out = ((samples.hole_mask - too_small)[:, 0] > 0) & (gradient[:, 1] != 0)
+    assert left_out.sum() > 0.8 * (samples.hole_mask - too_small).sum()
+    push = gradient[:, 1][left_out]  # negative: a step raises the probability
+    assert -push.sum() > 0.8 * push.abs().sum()  # a discriminator that knows nothing pulls a little
 
 
 def test_the_hole_that_is_filled_is_the_one_the_gradient_flows_through() -> None:

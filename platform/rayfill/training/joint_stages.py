@@ -133,7 +133,10 @@ class JointStage(TrainingStage):
 
     The segmenter finds the object of each photo; the hole that the inpainter fills is its mask,
     exactly 0 or 1, and passes gradients on as the soft mask would. The picture losses see the
-    composite, uncovered remains of the object included, so they too say where the mask should be.
+    composite, and take for hole what was filled *and* what is left of the object: measured inside
+    the found hole alone, ``hole_l1``, ``hole_mean_l1`` and ``log_mse`` do not change with what the
+    mask leaves out, so nothing would push it outward (a deviation from report P2, equation 7,
+    whose norm runs over the whole picture).
     """
 
     def __init__(self, network: JointModel, *, config: RunConfig) -> None:
@@ -166,7 +169,8 @@ class JointStage(TrainingStage):
         composite = differentiable_composite(
             output.painted.prediction, batch.image, found.hole_mask
         )
-        painted = Painted(prediction=composite, hole_mask=found.hole_mask.detach())
+        damaged = torch.maximum(found.hole_mask.detach(), batch.object_mask)
+        painted = Painted(prediction=composite, hole_mask=damaged)
         judged = {**output.judged, **judged_pictures(self, painted, batch)}
         return StageOutput(
             painted=painted,
