@@ -204,7 +204,6 @@ def _render_all(
     done = rejected = 0
     listed: dict[tuple[str, str], None] = {}
     sizes: set[tuple[int, int]] = set()
-    allowed = int(plan.max_rejected * total)
     for batch in _results(rendered):
         for row in batch.to_pylist():
             path, reason = row.pop("path"), row.pop("reason")
@@ -219,7 +218,7 @@ def _render_all(
                 writer.reject(path, row["split"], reason)
         done += len(batch)
         report(done, total)
-    if rejected > allowed:
+    if rejected > (allowed := int(plan.max_rejected * total)):
         examples = " | ".join(": ".join(why) for why in itertools.islice(listed, _EXAMPLES_SHOWN))
         raise DatasetError(
             f"{rejected} of {total} samples cannot be made, {allowed} may be lost: {examples} "
