@@ -75,7 +75,7 @@ def test_a_file_that_cannot_be_used_is_counted_and_listed(
     (pictures / "text.png").write_text("no picture")
     strict = prepare_folder(cli, pictures)
     assert strict.status == 2
-    assert "1 of 5 files cannot be used, 0 are allowed: text.png: not_an_image" in strict.err
+    assert "1 of 5 samples cannot be made, 0 may be lost: text.png: not_an_image" in strict.err
     assert not Path("out").exists()
     done = prepare_folder(cli, pictures, "--max-rejected", 0.5)
     assert done.status == 0

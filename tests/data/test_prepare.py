@@ -221,7 +221,7 @@ def test_too_many_bad_files_fail_and_leave_nothing(
 ) -> None:
     out = tmp_path / "results" / "dataset"
     options = FolderOptions(root=str(wild), size=32)
-    with pytest.raises(DatasetError, match=r"6 of 18 files.*--max-rejected"):
+    with pytest.raises(DatasetError, match=r"6 of 18 samples.*--max-rejected"):
         prepare("folder", out=str(out), options=options, progress=quiet)
     assert list((tmp_path / "results").iterdir()) == []
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from rayfill_data.prepared.preview import _coloured, _sheet_rows, contact_sheet
+from rayfill_data.prepared.preview import _coloured, _rows, _sheet_rows, contact_sheet
 from rayfill_data.prepared.reader import PreparedDataset
 
 HEADING = 2 * 6 + 20  # pixels
@@ -17,6 +17,15 @@ def test_a_sheet_shows_samples_of_every_split(make_dataset: Any) -> None:
     assert sheet.shape == (6 + 3 * (HEADING + 3 * (192 + 6)), 6 + 4 * (192 + 6), 3)
     assert sheet.dtype == np.uint8
     np.testing.assert_array_equal(sheet, contact_sheet(dataset, per_split=4))
+
+
+def test_samples_that_come_in_turns_all_have_a_chance(make_dataset: Any) -> None:
+    dataset = PreparedDataset.open(str(make_dataset(train=144)))
+    names = list(dataset.load("train").sample_id)
+    shown = [names.index(row["sample_id"]) for row in _rows(dataset, "train", 24)]
+    assert [place // 6 for place in shown] == list(range(24))
+    for period in (2, 3, 6):
+        assert len({place % period for place in shown}) == period
 
 
 def test_the_hole_is_marked_and_the_target_is_not(make_dataset: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import json
 import logging
 import os
@@ -200,10 +201,9 @@ def _render_all(
         batch_size=None,
         batch_format="pyarrow",
     )
-    done = 0
-    examples: list[str] = []
+    done = rejected = 0
+    listed: dict[tuple[str, str], None] = {}
     sizes: set[tuple[int, int]] = set()
-    allowed = int(plan.max_rejected * total)
     for batch in _results(rendered):
         for row in batch.to_pylist():
             path, reason = row.pop("path"), row.pop("reason")
@@ -211,17 +211,19 @@ def _render_all(
                 writer.add(row)
                 sizes.add((row["height"], row["width"]))
                 continue
-            writer.reject(path, row["split"], reason)
-            if len(examples) < _EXAMPLES_SHOWN:
-                examples.append(f"{path}: {reason}")
+            rejected += 1
+            # Of a file that many samples were to be made of, one line says why there are none.
+            if (path, reason) not in listed:
+                listed[path, reason] = None
+                writer.reject(path, row["split"], reason)
         done += len(batch)
         report(done, total)
-    rejected = writer.rejected - len(plan.rejected)
-    if rejected > allowed:
+    if rejected > (allowed := int(plan.max_rejected * total)):
+        examples = " | ".join(": ".join(why) for why in itertools.islice(listed, _EXAMPLES_SHOWN))
         raise DatasetError(
-            f"{rejected} of {total} files cannot be used, {allowed} are allowed: "
-            f"{' | '.join(examples)} Repair or remove them, or raise --max-rejected (a share; 1 "
-            "allows all) to go on without them and have them listed in rejected.jsonl."
+            f"{rejected} of {total} samples cannot be made, {allowed} may be lost: {examples} "
+            "Repair or remove these files, or raise --max-rejected (a share; 1 allows all) to go "
+            "on without them and have them listed in rejected.jsonl."
         )
     return sizes
 

@@ -31,8 +31,8 @@ def contact_sheet(dataset: PreparedDataset, *, per_split: int = 6) -> UInt8Array
     From the top: the image with its hole marked, the image itself where some target differs from
     it, the target, and the label map, one colour per label and white for what is to be ignored.
 
-    The samples are spread evenly over each split. A hole that training draws afresh is shown as the
-    dataset's generator draws it in epoch 0 of seed 0.
+    Each split is cut into as many parts as it shows samples, and one drawn of each. A hole that
+    training draws afresh is shown as the dataset's generator draws it in epoch 0 of seed 0.
 
     Args:
         dataset: an opened prepared dataset.
@@ -70,7 +70,10 @@ def _sheet_rows(dataset: PreparedDataset, split: str, rows: list[dict[str, Any]]
 def _rows(dataset: PreparedDataset, split: str, count: int) -> list[dict[str, Any]]:
     """Read rows spread over a split, and no more row groups than they lie in."""
     total = dataset.counts[split]
-    wanted = sorted({index * total // min(count, total) for index in range(min(count, total))})
+    bounds = [index * total // min(count, total) for index in range(min(count, total) + 1)]
+    # Drawn, since every n-th sample may be the same crop, or repeat, of its photo.
+    rng = sample_rng(0, 0, f"{split}: preview")
+    wanted = [int(rng.integers(low, high)) for low, high in itertools.pairwise(bounds)]
     system, paths = dataset.shard_paths(split)
     rows: list[dict[str, Any]] = []
     start = 0

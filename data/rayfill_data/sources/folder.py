@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from rayfill_data.checks import Bounds
 from rayfill_data.codec import UInt8Array
 from rayfill_data.contract import SPLITS
 from rayfill_data.errors import DatasetError, ImageError
-from rayfill_data.masks.copy_paste import Cutout, paste, random_cutout
+from rayfill_data.masks.copy_paste import Cutout, paste, random_cutout, random_window
 from rayfill_data.masks.hole import sample_rng
-from rayfill_data.sources.files import SUFFIXES, list_pictures, read_file, same_bytes
+from rayfill_data.sources.files import SUFFIXES, Listed, list_pictures, read_file, same_bytes
 from rayfill_data.sources.holes import MaskOptions, with_mask_files
 from rayfill_data.sources.pictures import (
     PASTED_LABELS,
@@ -21,6 +23,7 @@ from rayfill_data.sources.pictures import (
     decode_at_least,
     pasted,
     render_picture,
+    with_drawn_hole,
     without_object,
 )
 from rayfill_data.sources.spec import HoleKind, Sample, SourcePlan, SourceSpec, Task, is_object
@@ -45,13 +48,27 @@ class FolderOptions(MaskOptions, SplitOptions):
     objects, or both for half of each and irregular. From mask_folder: files (any of them, flipped
     and shifted) or paired (the one with the photo's name)."""
 
+    crops_per_photo: Annotated[int, Bounds(ge=1, le=1000)] = 1
+    """Samples made of every photo. The first shows its centre as large as it can be; the others are
+    squares at random places, their side log-uniform between `size` pixels, which is full
+    resolution, and the photo's shorter side, scaled down to `size`."""
+
     also: ClassVar[tuple[str, ...]] = tuple(_OBJECT_SHARE)
+
+    def relations(self) -> Iterator[str]:
+        """Yield the sentence for crops that may not show the hole they come with."""
+        yield from super().relations()
+        if self.masks == "paired" and self.crops_per_photo != 1:
+            yield (
+                f"crops_per_photo is {self.crops_per_photo!r} with masks 'paired': a crop may show "
+                "nothing of its photo's hole. Leave it at 1, or choose other masks."
+            )
 
 
 def plan(options: FolderOptions, seed: int) -> SourcePlan:
     """List the pictures and split them by a stable hash of their relative path.
 
-    Files with the same bytes are one source, so that copies never lie in two splits.
+    Files with the same bytes are one source, so that no copy or crop lies in another split.
 
     Raises:
         DatasetError: no folder, no pictures in it, or fewer than three different ones.
@@ -74,7 +91,7 @@ def plan(options: FolderOptions, seed: int) -> SourcePlan:
     stamps = (f"{name}\0{file.size}\0{file.mtime_ns}\n" for name, file in files.items())
     digest = hashlib.sha256("".join(sorted(stamps)).encode("utf-8", "surrogateescape"))
     found = SourcePlan(
-        tasks=_tasks(sources, options, seed),
+        tasks=_tasks(files, sources, options, seed),
         inputs_hash=digest.hexdigest(),
         size=options.size,
         max_rejected=options.max_rejected,
@@ -90,10 +107,12 @@ def render(task: Task, options: FolderOptions, seed: int) -> Sample:
         ImageError: bytes that are no usable picture, or one smaller than the wanted size.
         OSError: a file that vanished or may not be read.
     """
+    if options.masks == "paired":
+        return render_picture(options.root, task, options, size=options.size, seed=seed)
+    crop = _crop(task, options, seed)
     if task.hole_kind != "object":
-        sample = render_picture(options.root, task, options, size=options.size, seed=seed)
+        sample = with_drawn_hole(crop, task, options, seed=seed)
         return without_object(sample) if options.masks in _OBJECT_SHARE else sample
-    crop = centre(_decode(options.root, task.path, options.size), options.size)
     rng = sample_rng(seed, 0, task.sample_id)
     side = round(options.size * float(rng.uniform(0.25, 0.75)))
 
@@ -110,13 +129,15 @@ FOLDER = SourceSpec(
     summary="a folder of your own pictures",
     needs=(
         "--root is any folder, or s3:// or gs:// URI, of JPEG, PNG, WebP, BMP or TIFF pictures, "
-        "subfolders included. The split is by picture; copies of a picture share one."
+        "subfolders included. The split is by picture; its copies and crops share one."
     ),
 )
 
 
-def _tasks(sources: dict[str, str], options: FolderOptions, seed: int) -> tuple[Task, ...]:
-    """Make one task per file: its split by its source, its kind of hole by its turn."""
+def _tasks(
+    files: Mapping[str, Listed], sources: Mapping[str, str], options: FolderOptions, seed: int
+) -> tuple[Task, ...]:
+    """Make a file's tasks, one after the other: split by its source, kinds of hole by turns."""
     splits = split_sources(sorted(set(sources.values())), options)
     members: dict[str, list[str]] = defaultdict(list)
     for source in sorted(splits):
@@ -124,27 +145,49 @@ def _tasks(sources: dict[str, str], options: FolderOptions, seed: int) -> tuple[
     share = _OBJECT_SHARE.get(options.masks, 0.0)
     tasks = []
     for index, (name, source) in enumerate(sorted(sources.items())):
-        kind: HoleKind = "object" if is_object(index, share) else "irregular"
-        split = splits[source]
-        donors = _donors(name, members[split], seed) if kind == "object" else ()
-        tasks.append(
-            Task(
-                sample_id=name,
-                split=split,
-                source_id=source,
-                path=name,
-                hole_kind=kind,
-                donors=donors,
+        for crop in range(options.crops_per_photo):
+            # Turns move on with the photo too: no crop gets the same kind of every photo.
+            kind: HoleKind = "object" if is_object(index + crop, share) else "irregular"
+            # No file listed has such an ending, so that no other sample has the name.
+            sample_id = f"{name}-{crop:03d}" if crop else name
+            split = splits[source]
+            drawn = _donors(sample_id, name, members[split], seed) if kind == "object" else ()
+            tasks.append(
+                Task(
+                    sample_id=sample_id,
+                    split=split,
+                    source_id=source,
+                    path=name,
+                    hole_kind=kind,
+                    donors=drawn,
+                    annotation=f"{files[name].size} {files[name].mtime_ns}",
+                )
             )
-        )
     return tuple(tasks)
 
 
-def _donors(name: str, members: list[str], seed: int) -> tuple[str, ...]:
+def _donors(sample_id: str, name: str, members: list[str], seed: int) -> tuple[str, ...]:
     """Draw other pictures of the split, and the picture itself for when none of them is usable."""
-    rng = sample_rng(seed, 0, f"{name}: donors")
+    rng = sample_rng(seed, 0, f"{sample_id}: donors")
     drawn = [members[int(rng.integers(len(members)))] for _ in range(_DONORS)]
     return (*(donor for donor in drawn if donor != name), name)
+
+
+def _crop(task: Task, options: FolderOptions, seed: int) -> UInt8Array:
+    """Cut a sample out of its photo: the first at its centre, all others at random."""
+    if options.crops_per_photo == 1:
+        return centre(_decode(options.root, task.path, options.size), options.size)
+    photo = _whole(task.path, root=options.root, size=options.size, stamp=task.annotation)
+    if task.sample_id == task.path:
+        return centre(photo, options.size)
+    rng = sample_rng(seed, 0, f"{task.sample_id}: window")
+    return random_window(photo, rng=rng, size_px=options.size)
+
+
+@functools.lru_cache(maxsize=1)
+def _whole(name: str, *, root: str, size: int, stamp: str) -> UInt8Array:
+    """Decode every pixel of a photo, once for its crops; `stamp` tells it from a changed file."""
+    return decode_at_least(read_file(root, name), size, whole=True)
 
 
 def _first_usable(
