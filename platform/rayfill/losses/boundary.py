@@ -15,6 +15,8 @@ from rayfill_data.masks import distance
 #: How far a mask shall grow, as a share of the largest distance in the picture.
 Alpha = Annotated[float, Bounds(ge=0, lt=1)]
 
+_LIMITS = (torch.amin, torch.amax)
+
 
 def signed_distance_px(hole_mask: Tensor) -> Tensor:
     """Return how far, in pixels, every pixel lies from the outline: negative inside.
@@ -47,22 +49,24 @@ def signed_distance_px(hole_mask: Tensor) -> Tensor:
 
 
 def signed_distance(hole_mask: Tensor) -> Tensor:
-    """Return :func:`signed_distance_px` over its largest absolute value in each image.
+    """Return :func:`signed_distance_px`, each side over its own largest distance in each image.
 
-    ``phi`` of the boundary losses, in [-1, 1]: +1 everywhere where there is no hole, -1 everywhere
-    where all is hole. Arguments, shape and errors as :func:`signed_distance_px`.
+    ``phi`` of the boundary losses, in [-1, 1]: :func:`rayfill_data.masks.distance.signed_distance`
+    of a batch; +1 everywhere where there is no hole, -1 everywhere where all is hole. Arguments,
+    shape and errors as :func:`signed_distance_px`.
 
-    Source: Kervadec et al. 2019 (arXiv:1812.07032); the scale is that of report P2.
+    Source: Kervadec et al. 2019 (arXiv:1812.07032); scaled as there is said.
     """
     distance_px = signed_distance_px(hole_mask)
-    return distance_px / distance_px.abs().amax(dim=(2, 3), keepdim=True)
+    deepest, farthest = (limit(distance_px, dim=(2, 3), keepdim=True) for limit in _LIMITS)
+    return distance_px / torch.where(distance_px < 0, -deepest, farthest)
 
 
 def alpha_px(hole_mask: Tensor, *, alpha: float) -> Tensor:
     """Return how many pixels outward ``alpha`` moves the outline of each mask, (B,) float32.
 
-    ``alpha`` times the largest distance in the image, so it depends on the photo's size and on
-    where the object stands: 0.03 is 5 to 10 pixels in photos of 256.
+    ``alpha`` times the largest distance from the object in the image, so it depends on the photo's
+    size and on where the object stands: 0.03 is 5 to 10 pixels in photos of 256.
 
     Args:
         hole_mask: (B, 1, H, W), exactly 0 or 1, 1 = object.
@@ -72,7 +76,7 @@ def alpha_px(hole_mask: Tensor, *, alpha: float) -> Tensor:
         ConfigError: ``alpha`` out of range.
     """
     check_value("alpha", alpha, Alpha)
-    return alpha * signed_distance_px(hole_mask).abs().amax(dim=(1, 2, 3))
+    return alpha * signed_distance_px(hole_mask).clamp_min(0).amax(dim=(1, 2, 3))
 
 
 def boundary_loss(probability: Tensor, signed_distance: Tensor) -> Tensor:
