@@ -232,13 +232,15 @@ class InpaintJob:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InpaintReply:
-    """A filled photo as a file, and who filled it."""
+    """A filled photo as a file, who filled it, and how well that goes with its surroundings."""
 
     body: bytes
     media_type: str
     model: str
     run_id: str
     notes: tuple[str, ...]
+    coherence: float | None
+    """:func:`rayfill.metrics.removal_coherence`; None where there is nothing to compare."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
