@@ -104,6 +104,9 @@ def _add_inpaint(app: FastAPI, backend: Backend, *, admission: Admission) -> Non
                 "headers": _described(
                     {
                         **_ABOUT_THE_ANSWER,
+                        "X-Coherence": "How unlike its surroundings the filled hole looks: 0 not "
+                        "at all, 1.4 at most; true photos have about 0.4, blurs 0.7 and more. "
+                        "Absent where there is no hole, or too little around it to compare.",
                         "X-Notes": "What was odd about the mask, if anything.",
                     }
                 ),
@@ -124,6 +127,8 @@ def _add_inpaint(app: FastAPI, backend: Backend, *, admission: Admission) -> Non
         if isinstance(reply, Problem):
             return _answer(reply)
         headers = {**_about(reply, started=started), **_notes(reply.notes)}
+        if reply.coherence is not None:
+            headers["X-Coherence"] = f"{reply.coherence:.3f}"
         return Response(reply.body, media_type=reply.media_type, headers=headers)
 
 

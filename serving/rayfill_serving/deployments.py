@@ -38,6 +38,7 @@ class InpaintReplica:
             tracking_uri=options.tracking_uri,
             cache_dir=options.cache_dir,
             device="cuda" if options.gpus > 0 else "cpu",
+            finish=options.finish,
         )
         shelf = ModelShelf(
             list(options.references),

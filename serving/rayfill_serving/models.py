@@ -44,6 +44,13 @@ ENGINES = {
     "mean": ("Plain colour", "One colour, the mean of the photo."),
     "biharmonic": ("Smooth curves", "Continues shades: slow, for small scratches."),
 }
+#: What to expect of networks, by their finish; and of other fills without learning under patches.
+_TRAINED = {
+    "exemplar": "Draws what it has learned, with patches of the photo on top.",
+    "auto": "Draws what it has learned, in large holes with patches of the photo on top.",
+    "none": "Draws what it has learned.",
+}
+_PATCHED = "Guides patches of the photo, which go on top: sharp; seconds for large holes."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,13 +233,22 @@ def _info(model: LoadedModel) -> ModelInfo:
     scores = {k: v for k, v in known.pop("scores", {}).items() if math.isfinite(v)}
     own = {"name": served.name, "version": served.version, "run_id": model.run_id}
     labels = list(model.finder.labels) if model.finder else []
-    trained = ("Trained model", "Draws what it has learned, with patches of the photo on top.")
-    title, about = ENGINES.get(model.inpainter.name, trained)
+    title, about = _words(model.inpainter)
     return ModelInfo(
         **{**known, **own},
         scores=scores,
         labels=labels,
         title=title,
         about=about,
+        finish=model.inpainter.finish,
         variants=model.inpainter.variants,
     )
+
+
+def _words(inpainter: Inpainter) -> tuple[str, str]:
+    """Return what a model is, and what to expect of it."""
+    if inpainter.name not in ENGINES:
+        return "Trained model", _TRAINED[inpainter.finish]
+    title, about = ENGINES[inpainter.name]
+    patched = inpainter.finish == "exemplar" and inpainter.name != "exemplar"
+    return title, _PATCHED if patched else about

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from rayfill.config.sections import Finish
 from rayfill.runs.places import tracking_uri as default_tracking_uri
 from rayfill.runs.references import (
     Reference,
@@ -36,6 +37,9 @@ class ServingOptions(Checked):
     registry, models:/NAME/VERSION, runs:/ID of MLflow, a baseline such as telea, the folder or URI
     of a model bundle, a training run or a sweep, or sweep:NAME; LABEL=VALUE says under which name.
     When an alias moves or a bundle is replaced, the server changes over without a restart."""
+    finish: Finish = "auto"
+    """What is done to models' answers: patches of the photo on top (exemplar), nothing (none), or
+    what the model's bundle says was better, and patches where its answer is scaled up (auto)."""
     tracking_uri: str = ""
     """MLflow store that holds registry and runs; empty means the store that training uses."""
     cache_dir: str = ""
@@ -162,7 +166,8 @@ def parse_options(args: Mapping[str, Any]) -> ServingOptions:
             problems.append(unknown_name("serving option", key, kinds))
             continue
         try:
-            values[key] = kinds[key](text)
+            # A choice is text; which there are is checked with all else.
+            values[key] = kinds[key](text) if isinstance(kinds[key], type) else text
         except ValueError:
             noun = "a whole number" if kinds[key] is int else "a number"
             problems.append(f"{key} is {text!r}, but must be {noun}: correct it.")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from rayfill.config.sections import LAST_VARIANT
+from rayfill.config.sections import LAST_VARIANT, Finish
 from rayfill.inference.clicks import LEAST_IOU, Click
 from rayfill.inference.cutout import Box
 from rayfill_serving.pictures import PictureFormat
@@ -177,6 +177,11 @@ class ModelInfo(BaseModel):
     created_ms: int | None = Field(default=None, description="When it was registered, if it was.")
     title: str = Field(default="", description="What it is, in a word or two.")
     about: str = Field(default="", description="What to expect of it, in a sentence.")
+    finish: Finish = Field(
+        default="auto",
+        description="What is done to its answers: exemplar puts patches of the photo on top, none "
+        "nothing, auto patches where a hole and its surroundings are larger than it can be shown.",
+    )
     variants: int = Field(default=1, description="How many different fills it has to offer.")
     labels: list[str] = Field(
         description="What its segmenter finds, for /api/v1/segment; empty: it has none, or none "
@@ -232,13 +237,15 @@ class InpaintJob:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InpaintReply:
-    """A filled photo as a file, and who filled it."""
+    """A filled photo as a file, who filled it, and how well that goes with its surroundings."""
 
     body: bytes
     media_type: str
     model: str
     run_id: str
     notes: tuple[str, ...]
+    coherence: float | None
+    """:func:`rayfill.metrics.removal_coherence`; None where there is nothing to compare."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

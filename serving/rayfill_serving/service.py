@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Protocol
+
+import torch
 
 from rayfill.inference.clicks import ObjectFinder, click_outside
 from rayfill.inference.selection import box_problem, select
-from rayfill_data.codec import Photo, decode_mask, decode_photo, encode_png
+from rayfill.metrics import removal_coherence
+from rayfill_data.codec import Photo, UInt8Array, decode_mask, decode_photo, encode_png
 from rayfill_data.errors import ImageError, RayfillError
+from rayfill_data.masks.hole import dilate
 from rayfill_serving.models import LoadedModel, ModelShelf
 from rayfill_serving.pictures import MEDIA_TYPES, encode_picture
 from rayfill_serving.problems import ApiError, Problem, image_problem, problem
@@ -138,6 +143,7 @@ class InpaintService:
             model=model.label,
             run_id=model.run_id,
             notes=reading.notes,
+            coherence=_coherence(filled, dilate(reading.mask, radius_px=options.expand_px)),
         )
 
     def _find(
@@ -201,6 +207,13 @@ class InpaintService:
         box = job.options.as_box
         no_box = box_problem(box, height=height, width=width) if box else None
         return problem("box_outside", text=no_box) if no_box else photo
+
+
+def _coherence(composite: UInt8Array, hole_mask: UInt8Array) -> float | None:
+    """Return the removal coherence of a filled photo, None where it has none."""
+    pixels, hole = torch.from_numpy(composite), torch.from_numpy(hole_mask > 0)
+    value = float(removal_coherence(pixels.permute(2, 0, 1)[None], hole[None, None]))
+    return None if math.isnan(value) else value
 
 
 def _sizes(photo: Photo, drawn: tuple[int, ...]) -> str:

@@ -16,6 +16,7 @@ from rayfill_data.errors import RayfillError
 from rayfill_data.storage import MANIFEST, read_file
 
 if TYPE_CHECKING:
+    from rayfill.config.sections import Finish
     from rayfill.inference.inpainter import Inpainter
 
 #: Digits of a manifest's SHA-256 that tell a bundle from another one in its place.
@@ -52,6 +53,7 @@ class ReferenceSource:
     tracking_uri: str
     cache_dir: str
     device: str = "cpu"
+    finish: Finish = "auto"
 
     def find(self, name: str) -> ServedVersion:
         """Return what a reference means now: an alias may have moved, a bundle been replaced.
@@ -82,7 +84,7 @@ class ReferenceSource:
         if version.registered:  # the very version that was found, wherever its alias is by now
             reference = dataclasses.replace(reference, alias="", version=version.version)
         located = None if reference.kind == "baseline" else self._located(reference)
-        return make_inpainter(reference, located, device=self.device)
+        return make_inpainter(reference, located, device=self.device, finish=self.finish)
 
     def _located(self, reference: Reference) -> Located:
         cache = Path(self.cache_dir)

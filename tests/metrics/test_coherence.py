@@ -230,6 +230,19 @@ def test_pictures_of_any_size(size: tuple[int, int]) -> None:
     assert true < wrong < math.sqrt(2) or min(size) < 8
 
 
+@pytest.mark.parametrize("size", [(64, 64), (300, 200), (900, 700)])
+def test_bytes_are_measured_as_the_levels_they_stand_for(size: tuple[int, int]) -> None:
+    levels = cv2.resize(scene("rocket"), size[::-1], interpolation=cv2.INTER_LINEAR)
+    shown = np.rint(255 * levels).astype(np.uint8)
+    hole = np.zeros(size, bool)
+    hole[size[0] // 3 : size[0] // 2, size[1] // 4 : size[1] // 2] = True
+    composite, mask = tensors(shown.astype(np.float32) / 255, hole)
+    as_it_lies = torch.from_numpy(shown).permute(2, 0, 1)[None]
+    expected = removal_coherence(composite, mask)
+    assert torch.equal(removal_coherence(as_it_lies, mask), expected)
+    assert torch.equal(removal_coherence(as_it_lies, mask > 0), expected)
+
+
 def test_a_flat_picture_filled_flat_is_perfect_and_a_level_is_not_seen() -> None:
     picture, hole = np.full((128, 128, 3), 0.5, np.float32), np.zeros((128, 128), bool)
     hole[40:90, 50:80] = True

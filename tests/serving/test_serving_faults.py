@@ -84,6 +84,7 @@ class Faulty:
     model = None
     device = torch.device("cpu")
     name = "faulty"
+    finish = "auto"
     variants = 1
 
     def __init__(self, error: BaseException | None) -> None:

@@ -9,10 +9,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageCms, ImageOps
 
 from rayfill.inference.baselines import BASELINES
 from rayfill.inference.inpainter import Inpainter
+from rayfill.metrics import removal_coherence
+from rayfill_data.codec import to_nchw
 
 
 @pytest.mark.parametrize("size", [(48, 64), (1, 1), (1, 5000), (5000, 1), (17, 31)])
@@ -49,6 +52,30 @@ def test_expand_px_lets_more_pixels_change(server: Any, pictures: Any) -> None:
     grown = cv2.dilate(hole, disc.astype(np.uint8)) > 0
     assert not changed[~grown].any()
     assert changed[grown & (hole == 0)].any()
+
+
+@pytest.mark.parametrize("expand_px", [0, 5])
+def test_the_answer_says_how_well_the_hole_really_filled_goes_with_its_surroundings(
+    server: Any, pictures: Any, expand_px: int
+) -> None:
+    photo, hole = pictures.scene()[0], pictures.hole(96, 128)
+    files = pictures.encode(photo), pictures.encode(hole)
+    answer = server.inpaint(*files, expand_px=str(expand_px))
+    disc = np.hypot(*np.mgrid[-expand_px : expand_px + 1, -expand_px : expand_px + 1]) <= expand_px
+    grown = cv2.dilate(hole, disc.astype(np.uint8)) > 0
+    composite = torch.from_numpy(to_nchw(pictures.decode(answer.content)[None]))
+    mask = torch.from_numpy(grown.astype(np.float32))[None, None]
+    expected = float(removal_coherence(composite, mask))
+    assert answer.headers["x-coherence"] == f"{expected:.3f}"
+
+
+def test_without_a_hole_or_surroundings_there_is_no_coherence(server: Any, pictures: Any) -> None:
+    photo = pictures.encode(pictures.photo())
+    for level in (0, 255):
+        mask = pictures.encode(np.full((48, 64), level, np.uint8))
+        answer = server.inpaint(photo, mask)
+        assert answer.status_code == 200
+        assert "x-coherence" not in answer.headers
 
 
 def test_an_empty_mask_changes_nothing_and_is_noted(server: Any, pictures: Any) -> None:
@@ -238,3 +265,5 @@ def test_openapi_names_every_field(server: Any) -> None:
         ]
         assert schema["required"] == ["image", "mask"]
         assert schema["additionalProperties"] is False
+    done = document["paths"]["/api/v1/inpaint"]["post"]["responses"]["200"]
+    assert "Absent where" in done["headers"]["X-Coherence"]["description"]

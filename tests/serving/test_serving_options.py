@@ -22,10 +22,12 @@ def test_modules_that_replicas_may_import_come_with_the_options(
 
 
 def test_arguments_become_options() -> None:
-    options = parse_options({"models": "a@x, telea,a@x", "replicas": "2", "timeout_s": "1.5"})
+    arguments = {"models": "a@x, telea,a@x", "replicas": "2", "timeout_s": "1.5", "finish": "none"}
+    options = parse_options(arguments)
     assert list(options.references) == ["a", "telea"]
     assert options.replicas == 2
     assert options.timeout_s == 1.5
+    assert options.finish == "none"
     assert options.capacity == 2 * (options.threads + options.waiting)
 
 
@@ -40,6 +42,7 @@ def test_every_bad_argument_is_named_at_once() -> None:
     "changes",
     [
         {"segment_side": 31},
+        {"finish": "patches"},
         {"models": " , "},
         {"allowed_hosts": ""},
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import shutil
 from pathlib import Path
@@ -144,6 +145,38 @@ def test_a_model_is_named_in_plain_words_and_tries_again(
             shown.append(Path(download.value.path()).read_bytes())
     assert len(set(shown[:4])) > 1
     assert shown[4] == shown[0]  # after four tries the first comes back
+
+
+def _answer(route: Any, _request: Any, **planned: Any) -> None:
+    route.fulfill(**planned)
+
+
+def test_a_word_says_how_well_the_result_blends_in(
+    page: Any, scene_file: Path, complaints: list[str]
+) -> None:
+    open_photo(page, scene_file)
+    drag(page, (0.45, 0.5), (0.55, 0.5))
+    with page.expect_response("**/api/v1/inpaint") as answered:
+        page.click("#run")
+    page.wait_for_selector("body[data-step=result]")
+    measured = f"{float(answered.value.headers['x-coherence']):.2f}"
+    assert f"Coherence {measured}" in page.get_attribute("#blend", "title")
+    for coherence, word in {
+        "0.549": "Blends in well",
+        "0.550": "Blends in fairly well",
+        "0.600": "Look closely: it may show",
+        "": "",
+    }.items():
+        headers = {"Content-Type": "image/png"}
+        headers |= {"X-Coherence": coherence} if coherence else {}
+        answer = functools.partial(_answer, path=scene_file, headers=headers)
+        page.route("**/api/v1/inpaint", answer)
+        page.click("#back")
+        page.click("#run")
+        page.wait_for_selector("body[data-step=result]")
+        assert page.is_visible("#blend") == bool(word)
+        assert not word or page.inner_text("#blend") == word
+    assert complaints == []
 
 
 def test_undo_redo_erase_clear_and_invert(page: Any, photo_file: Path) -> None:

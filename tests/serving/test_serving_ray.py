@@ -21,6 +21,7 @@ import httpx
 import psutil
 import pytest
 
+from rayfill.inference.inpainter import Inpainter
 from rayfill.runs.mlflow_store import open_store
 from rayfill.runs.registry import RegisteredModel, promote, register_bundle
 
@@ -143,14 +144,22 @@ def test_a_joint_model_finds_what_is_clicked_on(
 def test_serve_answers_follows_the_alias_and_refuses(
     deployed: Callable[..., httpx.Client], registry: Registry, pictures: Any
 ) -> None:
-    client = deployed(models=f"rayfill@champion,telea,mine={registry.bundle}")
+    client = deployed(models=f"rayfill@champion,telea,mine={registry.bundle}", finish="exemplar")
     served = client.get("/api/v1/models").json()["models"]
     assert [model["name"] for model in served] == ["rayfill", "telea", "mine"]
+    assert {model["finish"] for model in served} == {"exemplar"}
     first = ask(client, pictures)
     assert first.status_code == 200
     assert first.headers["x-model"] == "rayfill/1"
-    known = pictures.hole() == 0
-    assert (pictures.decode(first.content)[known] == pictures.photo()[known]).all()
+    patched, bare = (
+        Inpainter.from_bundle(registry.bundle, finish=finish).inpaint(
+            pictures.photo(), pictures.hole()
+        )
+        for finish in ("exemplar", "none")
+    )
+    assert (pictures.decode(first.content) == patched).all()
+    assert (patched != bare).any()
+    assert 0 < float(first.headers["x-coherence"]) < 1.42
     assert client.get("/readyz").status_code == 200
     assert client.get("/api/v1/models").json()["models"][0]["scores"] == {"hole_psnr": 20.0}
     assert "Rayfill" in client.get("/").text

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rayfill.config.sections import Finish
 from rayfill.models import build_model
 from rayfill.runs.bundle import save_bundle
 from rayfill_data.errors import ConfigError
@@ -30,10 +31,13 @@ def run(bundle: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def shelf_of(models: str, folder: Path) -> ModelShelf:
+def shelf_of(models: str, folder: Path, *, finish: Finish = "auto") -> ModelShelf:
     options = ServingOptions(models=models)
     source = ReferenceSource(
-        references=options.references, tracking_uri="", cache_dir=str(folder / "cache")
+        references=options.references,
+        tracking_uri="",
+        cache_dir=str(folder / "cache"),
+        finish=finish,
     )
     shelf = ModelShelf(list(options.references), source=source, poll_s=60)
     shelf.refresh()
@@ -113,3 +117,28 @@ def test_a_baseline_is_served_in_rayfills_version(tmp_path: Path, pictures: Any)
     filled = shelf.get("fast").inpainter.inpaint(photo, hole)
     assert (filled[hole == 0] == photo[hole == 0]).all()
     assert (filled[hole > 0] != photo[hole > 0]).any()
+
+
+@pytest.mark.parametrize(
+    ("finish", "found"),
+    [
+        ("auto", ("exemplar", "auto", "auto")),
+        ("none", ("none",) * 3),
+        ("exemplar", ("exemplar",) * 3),
+    ],
+)
+def test_a_finish_is_what_the_bundle_says_unless_the_server_is_told(
+    finish: Finish, found: tuple[Finish, ...], run: Path, tmp_path: Path
+) -> None:
+    config = {"width": 4, "depth": 2}
+    better = {"name": "unet", "config": config, "extra": {"finish": "exemplar"}}
+    save_bundle(tmp_path / "patched", model=build_model("unet", **config), **better)
+    shelf = shelf_of(f"a={tmp_path / 'patched'},b={run},c=telea", tmp_path, finish=finish)
+    served = shelf.describe()
+    assert tuple(model.finish for model in served) == found
+    for model in served:
+        patched = model.finish == "exemplar"
+        assert model.variants == (4 if patched else 1)
+        assert ("patches" in model.about) == (
+            patched or (model.name, model.finish) == ("b", "auto")
+        )

@@ -21,6 +21,8 @@ from rayfill.metrics.picture_features import texture_and_colour
 
 Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
+#: In [0, 1], or uint8 of up to 255.
+Planes = Floats | NDArray[np.uint8]
 
 #: ``features(picture) -> map`` of one picture, (H, W, 3) in [0, 1] -> (h, w, C), any h and w.
 PictureFeatures = Callable[[Floats], Floats]
@@ -61,7 +63,8 @@ def removal_coherence(
     sense: a wall of the right texture where a window must be is coherent.
 
     Args:
-        composite: (B, 3, H, W) in [0, 1], on any device: what was filled, in its surroundings.
+        composite: (B, 3, H, W) in [0, 1], or uint8, 255 = 1, on any device: what was filled, in its
+            surroundings.
         hole_mask: (B, 1, H, W), exactly 0 or 1, 1 = hole.
         features: what pixels look like, such as
             :class:`rayfill.metrics.picture_features.SqueezeNetFeatures`; values of different
@@ -72,7 +75,8 @@ def removal_coherence(
 
     Source: removal coherence of PROVE (arXiv:2605.14534), of other features, with other windows.
     """
-    pictures = composite.detach().to("cpu", torch.float32).numpy()
+    kept = torch.uint8 if composite.dtype == torch.uint8 else torch.float32
+    pictures = composite.detach().to("cpu", kept).numpy()
     holes = (hole_mask[:, 0] > 0.5).cpu().numpy()
     rows = zip(pictures, holes, strict=True)
     return torch.tensor([_of_sample(*row, features=features) for row in rows], dtype=torch.float64)
@@ -82,8 +86,8 @@ def removal_coherence(
 class _Crop:
     """A group of parts and what surrounds it."""
 
-    planes: Floats
-    """(3, h, w)."""
+    planes: Planes
+    """(3, h, w), as given."""
     own: Flags
     """(h, w), the parts of this group."""
     known: Flags
@@ -102,7 +106,7 @@ class _Points:
     """(y, x), where there is no hole at all."""
 
 
-def _of_sample(planes: Floats, hole: Flags, *, features: PictureFeatures) -> float:
+def _of_sample(planes: Planes, hole: Flags, *, features: PictureFeatures) -> float:
     values, weights = [], []
     for crop in _crops(planes, hole):
         value = _of_points(_points(crop, features=features))
@@ -112,7 +116,7 @@ def _of_sample(planes: Floats, hole: Flags, *, features: PictureFeatures) -> flo
     return float(np.average(values, weights=weights)) if values else float("nan")
 
 
-def _crops(planes: Floats, hole: Flags) -> Iterator[_Crop]:
+def _crops(planes: Planes, hole: Flags) -> Iterator[_Crop]:
     """Yield a square crop around each group of parts that lie near each other."""
     height, width = hole.shape
     if not hole.any():
@@ -146,7 +150,8 @@ def _points(crop: _Crop, *, features: PictureFeatures) -> _Points:
     """Return a crop at :data:`TOKENS` points along its longer side, or at all its pixels."""
     longer = max(crop.own.shape)
     looked_at = _scaled(crop.own.shape, min(1.0, MAX_SIDE_PX / longer))
-    picture = np.dstack([_averaged(plane, looked_at) for plane in crop.planes])
+    # A plane of a crop at a time: of a large photo in uint8, all planes as floats are much.
+    picture = np.dstack([_averaged(_levels(plane), looked_at) for plane in crop.planes])
     size = _scaled(crop.own.shape, min(1.0, TOKENS / longer))
     return _Points(
         features=_averaged(features(picture), size),
@@ -215,6 +220,12 @@ def _squared_distances(first: Floats, second: Floats) -> Floats:
 def _scaled(shape: tuple[int, ...], scale: float) -> tuple[int, int]:
     height, width = (max(1, round(side * scale)) for side in shape[:2])
     return height, width
+
+
+def _levels(plane: Planes) -> Floats:
+    if plane.dtype == np.uint8:
+        return plane.astype(np.float32) / np.float32(255)
+    return np.asarray(plane, np.float32)
 
 
 def _averaged(planes: Floats, size: tuple[int, int]) -> Floats:

@@ -53,11 +53,13 @@ export async function fetchModels() {
 export async function inpaint({ photo, mask, fields, signal, onWait }) {
   const form = formOf({ image: photo, mask }, fields);
   const response = await post("/api/v1/inpaint", { form, signal, onWait });
+  const coherence = response.headers.get("X-Coherence");
   return {
     picture: await response.blob(),
     model: decodeURIComponent(response.headers.get("X-Model") ?? ""),
     milliseconds: Number(response.headers.get("X-Latency-Ms")),
     notes: response.headers.get("X-Notes"),
+    coherence: coherence === null ? null : Number(coherence),
   };
 }
 

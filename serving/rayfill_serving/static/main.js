@@ -3,8 +3,9 @@
 import { fetchModels, inpaint, readMask, Trouble } from "./api.js";
 import { isControl, listen } from "./gestures.js";
 import { Mask, stencilFrom } from "./mask.js";
-import { openPhoto, paintOn } from "./photo.js";
+import { fileName, openPhoto, paintOn } from "./photo.js";
 import { describe, modelOption } from "./models.js";
+import { tell } from "./outcome.js";
 import { Search } from "./search.js";
 import { boxer, painter, selector } from "./tools.js";
 import { View } from "./view.js";
@@ -261,13 +262,14 @@ function startClock() {
   return setInterval(tick, 100);
 }
 
-async function show({ picture, model, milliseconds, notes }) {
+async function show(answer) {
+  const { picture, notes } = answer;
   forgetResult();
   result = { bitmap: await createImageBitmap(picture), blob: picture };
   paintOn($("result"), result.bitmap);
   $("download").href = URL.createObjectURL(picture);
-  $("download").download = `${photo.name.replace(/\.[^.]*$/, "") || "photo"}-rayfill.png`;
-  $("facts").textContent = `${model} · ${(milliseconds / 1000).toFixed(1)} s · ${result.bitmap.width}×${result.bitmap.height}`;
+  $("download").download = fileName(photo, "rayfill");
+  tell(answer, result.bitmap, { blend: $("blend"), facts: $("facts") });
   $("another").hidden = (chosenModel()?.variants ?? 1) < 2;
   split = 0.5;
   go("result");
@@ -326,14 +328,6 @@ async function loadMask(file) {
   }
 }
 
-async function saveMask() {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(await mask.toBlob());
-  link.download = `${photo.name.replace(/\.[^.]*$/, "") || "photo"}-mask.png`;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-}
-
 // ---- wiring -------------------------------------------------------------------------------------
 
 const pixels = (id) => { $(`${id}-text`).textContent = `${$(id).value} px`; };
@@ -341,7 +335,7 @@ const clicks = {
   brush: () => pickTool("brush"), eraser: () => pickTool("eraser"),
   box: () => pickTool("box"), select: () => pickTool("select"),
   add: () => pickMode(false), "take-out": () => pickMode(true), undo: () => mask.undo(), redo: () => mask.redo(), clear: () => mask.clear(),
-  invert: () => mask.invert(), "mask-save": saveMask, run: () => run(),
+  invert: () => mask.invert(), "mask-save": () => mask.save(fileName(photo, "mask")), run: () => run(),
   another: () => run((variant + 1) % chosenModel().variants), cancel: () => running?.abort(),
   back: () => { go("paint"); say(""); }, "go-on": goOn,
   "zoom-in": () => view.zoom(1.4), "zoom-out": () => view.zoom(1 / 1.4), "zoom-fit": () => view.fit(),

@@ -111,6 +111,14 @@ export class Mask {
     return sheet.convertToBlob({ type: "image/png" });
   }
 
+  async save(name) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(await this.toBlob());
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  }
+
   #do(action) {
     this.#apply(action);
     this.#remember(action);

@@ -43,6 +43,9 @@ async function within(blob, limits) {
   return smaller;
 }
 
+// What a picture made from a photo is saved as.
+export function fileName({ name }, what) { return `${name.replace(/\.[^.]*$/, "") || "photo"}-${what}.png`; }
+
 export function paintOn(canvas, bitmap) {
   canvas.width = bitmap.width;
   canvas.height = bitmap.height;
