@@ -27,8 +27,8 @@ _SQUEEZENET_LAYERS = (1, 4)
 #: Fewer pixels would leave the network's answers coarser than what is compared.
 _SQUEEZENET_MIN_PX = 256
 #: What networks of ImageNet expect of pictures in [0, 1].
-_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-_STD = np.array([0.229, 0.224, 0.225], np.float32)
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def texture_and_colour(picture: Floats) -> Floats:
@@ -82,7 +82,7 @@ class SqueezeNetFeatures:
         if (side := max(picture.shape[:2])) < _SQUEEZENET_MIN_PX:
             scale = _SQUEEZENET_MIN_PX / side
             picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-        scaled = np.ascontiguousarray(((picture - _MEAN) / _STD).transpose(2, 0, 1))
+        scaled = np.ascontiguousarray(((picture - IMAGENET_MEAN) / IMAGENET_STD).transpose(2, 0, 1))
         answer, found = torch.from_numpy(scaled)[None], list[Tensor]()
         with torch.no_grad():
             for index, layer in enumerate(self.layers):
