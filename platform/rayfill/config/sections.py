@@ -127,6 +127,8 @@ class ModelConfig(Part):
     """joint: what the dataset's label maps hold."""
     label_maps: bool = False
     """joint: the inpainter, edgeconnect, completes label maps too."""
+    selects: Literal["object", "label"] = "object"
+    """joint: what it removes: one object, or all that bears its label, such as every letter."""
     extra: Mapping[str, int | float | bool | str] = dataclasses.field(default_factory=dict)
     """Further options of the network, by name: all those of one's own. joint: of the inpainter;
     those of the segmenter begin with `segmenter_`."""
@@ -182,6 +184,7 @@ class ModelConfig(Part):
             "segmenter": self.segmenter,
             "segmenter_options": found,
             "label_names": list(self.label_names),
+            "selects": self.selects,
         }
 
     @property
@@ -208,7 +211,7 @@ class ModelConfig(Part):
             return {"name", *self._options_of(self.name)}
         fields = (field.name for field in dataclasses.fields(self))
         own = {name for name in fields if name.startswith("segmenter")}
-        own |= {"name", "inpainter", "label_names", "label_maps"}
+        own |= {"name", "inpainter", "label_names", "label_maps", "selects"}
         return own | self._options_of(self.inpainter).keys()
 
     def _changed(self) -> list[str]:

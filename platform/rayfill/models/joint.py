@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -40,6 +40,10 @@ class JointConfig(Checked):
 
     label_names: Sequence[str] = ("nothing", "person")
     """What label maps hold, the first "nothing"."""
+
+    selects: Literal["object", "label"] = "object"
+    """What is removed: the one object that shares most pixels with the wanted one, or all of its
+    label, such as every letter of a caption."""
 
     def relations(self) -> Iterator[str]:
         """Yield what is wrong with the two networks, and between them."""
@@ -129,7 +133,7 @@ class JointModel(InpaintingModel):
         return self.segmenter.segment(image)
 
     def find(self, image: Tensor, *, object_mask: Tensor, labels: Tensor | None = None) -> Found:
-        """Find the object of each photo that shares most pixels with ``object_mask``.
+        """Find the object of each photo that shares most pixels with ``object_mask``, or its label.
 
         The true mask only says which object is meant, as in the report's training and evaluation;
         a person clicks, see :func:`.select_by_clicks`. The label is the one
@@ -141,7 +145,7 @@ class JointModel(InpaintingModel):
             labels: (B, H, W) int64, the truth, to get the segmenter's losses as well.
         """
         labelled: SegmenterOutput = self.segmenter(image, labels)
-        selected = select(labelled, object_mask=object_mask)
+        selected = select(labelled, object_mask=object_mask, selects=self.config.selects)
         hole = selected.hard + (selected.soft - selected.soft.detach())
         return Found(hole_mask=hole, selected=selected, labelled=labelled)
 
@@ -167,14 +171,21 @@ class JointModel(InpaintingModel):
         return prediction
 
 
-def select(labelled: SegmenterOutput, *, object_mask: Tensor) -> SelectedMask:
+def select(
+    labelled: SegmenterOutput, *, object_mask: Tensor, selects: Literal["object", "label"]
+) -> SelectedMask:
     """Return the object of each photo that shares most pixels with its ``object_mask``.
 
     Args:
         labelled: what the segmenter said of the photos.
         object_mask: (B, 1, H, W), exactly 0 or 1.
+        selects: that object alone, or all of its label.
     """
-    from rayfill.models.segmentation.selection import SelectedMask, select_by_overlap
+    from rayfill.models.segmentation.selection import (
+        SelectedMask,
+        select_by_overlap,
+        select_label,
+    )
 
     logits = labelled.logits
     inside = (logits.detach().softmax(dim=1) * object_mask).sum(dim=(2, 3))  # (B, K)
@@ -182,6 +193,9 @@ def select(labelled: SegmenterOutput, *, object_mask: Tensor) -> SelectedMask:
     parts = []
     for row, wanted in enumerate(label.tolist()):
         one = slice(row, row + 1)
+        if selects == "label":
+            parts.append(select_label(logits[one], label=wanted))
+            continue
         segments = labelled.segments[one] if labelled.segments else None
         parts.append(
             select_by_overlap(logits[one], label=wanted, truth=object_mask[one], segments=segments)

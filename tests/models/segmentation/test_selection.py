@@ -9,10 +9,13 @@ import pytest
 import torch
 from scipy.ndimage import distance_transform_edt, label
 
+from rayfill.models import build_model
 from rayfill.models.segmentation import (
+    SegmenterOutput,
     Segments,
     select_by_clicks,
     select_by_overlap,
+    select_label,
     soft_mask,
     straight_through,
 )
@@ -56,6 +59,28 @@ def test_the_object_with_most_overlap_is_chosen():
     assert torch.equal(straight_through(selected.soft), selected.hard)
     dog = select_by_overlap(logits, label=2, truth=as_batch(DOG, DOG))
     assert torch.equal(dog.hard, as_batch(DOG, DOG))
+
+
+def test_everything_of_a_label_can_be_chosen_and_nothing_of_another():
+    logits = logits_of(*PERSONS_AND_DOG)
+    persons = select_label(logits, label=1)
+    assert persons.found.tolist() == [True]
+    assert torch.equal(persons.hard, as_batch(LEFT | RIGHT))
+    assert torch.equal(persons.soft, logits.softmax(dim=1)[:, 1:2])
+    nobody = select_label(logits_of(box(0, 0, 0, 0), DOG), label=1)
+    assert nobody.found.tolist() == [False]
+    assert not nobody.hard.any()
+
+
+@pytest.mark.parametrize(("selects", "wanted"), [("object", LEFT), ("label", LEFT | RIGHT)])
+def test_a_joint_model_removes_an_object_or_all_of_its_label(selects, wanted):
+    config = {"inpainter_options": {"width": 2, "depth": 1}, "selects": selects}
+    model = build_model("joint", **config).eval()
+    model.segmenter.forward = lambda image, labels=None: SegmenterOutput(
+        logits=logits_of(*PERSONS_AND_DOG)[:, :2]
+    )
+    removed = model.remove(torch.rand(1, 3, *SIZE), object_mask=as_batch(LEFT))
+    assert torch.equal(removed.hole_mask, as_batch(wanted))
 
 
 def test_the_soft_mask_is_the_probability_nearer_to_the_object_than_to_others():

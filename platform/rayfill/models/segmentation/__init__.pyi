@@ -10,6 +10,7 @@ from .panoptic_fpn import PanopticFPNConfig as PanopticFPNConfig
 from .selection import SelectedMask as SelectedMask
 from .selection import select_by_clicks as select_by_clicks
 from .selection import select_by_overlap as select_by_overlap
+from .selection import select_label as select_label
 from .selection import straight_through as straight_through
 from .table import SEGMENTERS as SEGMENTERS
 from .table import build_segmenter as build_segmenter

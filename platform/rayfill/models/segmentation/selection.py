@@ -85,6 +85,23 @@ def select_by_overlap(
     return _selected(soft, found=torch.tensor(found, device=soft.device), threshold=threshold)
 
 
+def select_label(logits: Tensor, *, label: int, threshold: float = 0.5) -> SelectedMask:
+    """Choose everything that bears a label, be it one region or many.
+
+    Args:
+        logits: (B, K, H, W).
+        label: 1 to K - 1.
+        threshold: probability above which a pixel counts as seen, in (0, 1).
+
+    Raises:
+        ConfigError: ``threshold`` out of range.
+    """
+    _check_threshold(threshold)
+    soft = soft_mask(logits, label=label)
+    found = (soft.detach() > threshold).flatten(1).any(dim=1)
+    return _selected(soft, found=found, threshold=threshold)
+
+
 def select_by_clicks(
     logits: Tensor,
     *,
