@@ -15,6 +15,7 @@ from rayfill.sweeps.space import varied_keys
 from rayfill.sweeps.spec import Sweep
 from rayfill.sweeps.starts import find_starts, with_start
 from rayfill.sweeps.tune import scheduler_problems
+from rayfill.training.validation import check_select_metric
 from rayfill_data.checks import check_all, problems
 from rayfill_data.errors import ConfigError
 from rayfill_data.prepared.reader import PreparedDataset
@@ -92,12 +93,18 @@ def prepare(sweep: Sweep) -> Prepared:
     if sweep.options.warm_from:
         read_earlier(sweep.options.warm_from, storage=str(base.storage))
     check_data(base)
+    check_select_metric([*phases, *draft.examples, *_winners(sweep, draft.examples)])
     known: Mapping[str, str] = {}
     if sweep.resume:
         known = plan_to_resume(base.name, storage=str(base.storage)).started_from
     # Where there are phases, trials start from the last one.
     starts = find_starts(phases[:1] or draft.examples, known=known)
     return Prepared(sweep=sweep, base=base, draft=draft, phases=phases, starts=starts)
+
+
+def _winners(sweep: Sweep, examples: Sequence[RunConfig]) -> list[RunConfig]:
+    """Return how runs would be trained on as winners, if one will be."""
+    return [replace(run, sweep.winner_changes) for run in examples] if sweep.winner.epochs else []
 
 
 def _phases(sweep: Sweep, base: RunConfig) -> list[RunConfig]:
