@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rayfill.config.ranking import less_is_better
+from rayfill.config.ranking import less_is_better, worth
 from rayfill.config.run import RunConfig, flatten, replace, to_dict
 from rayfill.models.pretrained import Availability
 from rayfill.runs.folder import Outcome
 from rayfill.sweeps.draft import draft_search, earlier_observations
 from rayfill.sweeps.plan import Plan, make_trial, open_plan, plan_trials
-from rayfill.sweeps.population import explore
+from rayfill.sweeps.population import Population, explore
 from rayfill.sweeps.search import Observation, next_by_optuna, next_random
 from rayfill.sweeps.space import (
     IntRange,
@@ -279,6 +279,29 @@ def test_another_search_does_not_resume(tmp_path: Path) -> None:
     other = Plan(name="s", storage=str(tmp_path), trials=[], search={"kind": "random"})
     with pytest.raises(RayfillError, match="planned with other settings"):
         open_plan(other, resume=True)
+
+
+@pytest.mark.parametrize(("metric", "donor"), [("hole_psnr", "d"), ("coherence", "b")])
+def test_a_population_takes_over_from_its_best(tmp_path: Path, metric: str, donor: str) -> None:
+    space = {"train.learning_rate": LogUniform(1e-4, 1e-1)}
+    base = replace(RunConfig(), {"eval.select_metric": metric, "storage": str(tmp_path)})
+    whole = {"train.epochs": 1, "train.schedule_epochs": (0, 2)}
+    members = [replace(base, {**whole, "name": name}) for name in "abcd"]
+    plan = open_plan(Plan(name="p", storage=str(tmp_path), trials=members), resume=False)
+    population = Population(plan, space=space, members=4, generation_epochs=1, say=print)
+    for score in (0.5, 0.2, math.nan, 0.9):
+        trial = population.next(live=())
+        assert trial is not None
+        folder = plan.run_folder(trial)
+        folder.write_history([{"epoch": 1, f"val/{metric}": score}])
+        folder.write_outcome(Outcome(status="finished", epoch=1))
+    assert population.next(live=()) is not None
+    parents = [Path(str(t.train.continue_from)).name for t in plan.trials[4:]]
+    assert parents == ["a", "b", donor, "d"]  # the third has no score
+    scores = {"a": 0.5, "b": 0.2, "d": 0.9}
+    runs = [member for member in members if member.name in scores]
+    note = population.notes(runs, worth=lambda run: worth(scores[run.name], metric=metric))
+    assert note[0].startswith(f"{donor} came about")
 
 
 def test_sweeps_begun_at_once_get_folders_of_their_own(

@@ -117,7 +117,17 @@ def _phases(sweep: Sweep, base: RunConfig) -> list[RunConfig]:
 
 
 def _draft(sweep: Sweep, base: RunConfig) -> Draft:
-    if not sweep.runs:
-        return draft_search(base, sweep.space, options=sweep.options, searcher=sweep.searcher)
-    differing = differing_keys(sweep.runs)
-    return draft_runs([comparing(resolve_paths(run), differing) for run in sweep.runs])
+    if sweep.runs:
+        differing = differing_keys(sweep.runs)
+        draft = draft_runs([comparing(resolve_paths(run), differing) for run in sweep.runs])
+    else:
+        draft = draft_search(base, sweep.space, options=sweep.options, searcher=sweep.searcher)
+    ranked = sorted({run.eval.ranked_by for run in draft.examples})
+    if len(ranked) > 1:
+        raise ConfigError(
+            [
+                f"Trials are ranked by {' and '.join(ranked)}, which cannot be compared: give all "
+                "of them one eval.select_metric and eval.lpips_network."
+            ]
+        )
+    return draft
