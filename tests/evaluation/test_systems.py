@@ -12,6 +12,7 @@ import torch
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
+from rayfill.config.run import ModelConfig
 from rayfill.evaluation.systems import System, open_system, open_systems
 from rayfill.inference.baselines import BASELINES
 from rayfill.models import build_model, guided_fill
@@ -218,3 +219,20 @@ def test_patches_over_an_answer_are_those_of_the_fill() -> None:
     filled = patched.fill(batch, mask)  # type: ignore[arg-type]
     assert torch.equal(filled, guided_fill(image, mask, guide=guide))
     assert not torch.equal(filled, guide)
+
+
+def test_patches_lie_over_what_a_joint_model_removes_by_itself() -> None:
+    torch.manual_seed(0)
+    options = ModelConfig(name="joint", width=4, depth=2, segmenter_width=4, segmenter_depth=2)
+    model = build_model("joint", **options.options())
+    own = System(name="net", kind="model", source="net", model=model.eval())
+    objects = torch.zeros(2, 1, 32, 32)
+    objects[..., 8:20, 10:22] = 1
+    image = torch.rand(2, 3, 32, 32) * (1 - objects) + objects
+    batch = SimpleNamespace(image=image, object_mask=objects)
+    with torch.inference_mode():
+        alone, patched = own.remove(batch), own.patched().remove(batch)  # type: ignore[arg-type]
+    assert torch.equal(patched.hole_mask, alone.hole_mask)
+    expected = guided_fill(image, alone.hole_mask, guide=alone.composite)
+    assert torch.equal(patched.composite, expected)
+    assert not torch.equal(patched.composite, alone.composite)

@@ -58,7 +58,12 @@ class Trained:
         return job
 
     def put_forward(
-        self, val_score: float, *, dataset: str = "d1", metric: str = "hole_psnr"
+        self,
+        val_score: float,
+        *,
+        dataset: str = "d1",
+        metric: str = "hole_psnr",
+        lpips: str = "squeeze",
     ) -> RegisteredModel | None:
         made = self.job()
         score = Score(mean=21.0, std=1.0, n=9, n_infinite=0)
@@ -69,7 +74,7 @@ class Trained:
             table=MetricTable(total={"hole_psnr": score, "psnr": nothing}, buckets={}),
             val_metric=metric,
             val_score=val_score,
-            protocol={"dataset_hash": dataset},
+            protocol={"dataset_hash": dataset, "lpips": lpips},
             console=Console(file=self.stream, width=200),
         )
 
@@ -116,6 +121,34 @@ def test_only_a_better_one_takes_its_place(trained: Trained) -> None:
     trained.put_forward(20.5)
     assert trained.champion == "4"
     assert trained.reason == "val_hole_psnr 20.500 against 20.000"
+
+
+@pytest.mark.parametrize("metric", ["coherence", "lpips"])
+def test_the_lower_one_takes_its_place_where_less_is_better(trained: Trained, metric: str) -> None:
+    trained.put_forward(0.5, metric=metric)
+    trained.put_forward(0.6, metric=metric)
+    assert trained.champion == "1"
+    assert trained.said == (
+        f"Version 1 stays champion: its val_{metric} is 0.500, the new version 2 has 0.600."
+    )
+    trained.put_forward(0.4, metric=metric)
+    assert trained.champion == "3"
+    assert trained.reason == f"val_{metric} 0.400 against 0.500"
+
+
+@pytest.mark.parametrize("metric", ["hole_psnr", "coherence"])
+def test_one_without_a_score_takes_nobodys_place(trained: Trained, metric: str) -> None:
+    trained.put_forward(0.5)
+    trained.put_forward(math.nan, metric=metric, dataset="d2")
+    assert trained.champion == "1"
+    assert "Version 1 stays champion" in trained.said
+
+
+def test_lpips_of_another_network_is_not_compared_with(trained: Trained) -> None:
+    trained.put_forward(0.1, metric="lpips")
+    trained.put_forward(0.3, metric="lpips", lpips="vgg")
+    assert trained.champion == "2"
+    assert trained.reason == "version 1 was measured with another LPIPS network"
 
 
 def test_a_champion_of_another_dataset_is_not_compared_with(trained: Trained) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
 from rayfill.config.run import RunConfig, replace
-from rayfill.runs.folder import Outcome, RunFolder
+from rayfill.runs.folder import Outcome
 from rayfill.runs.sweep_folder import SweepFolder
 from rayfill.sweeps.plan import Plan, read_plan
 from rayfill.sweeps.searcher import SearcherTrials, point_of, suggestion_at, tune_space
@@ -145,9 +146,16 @@ def test_a_suggestion_outside_the_space_is_refused(change: dict[str, Any], said:
     assert said in str(caught.value)
 
 
-def test_a_resumed_search_tells_what_ended_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("metric", "mode", "best"),
+    [("hole_psnr", "max", [20.5, 21.5]), ("coherence", "min", [19.5, 20.5])],
+)
+def test_a_resumed_search_tells_what_ended_before(
+    tmp_path: Path, metric: str, mode: str, best: list[float]
+) -> None:
     space = {"train.learning_rate": LogUniform(1e-4, 1e-2), "loss.terms": ("l1", "mse")}
-    base = replace(RunConfig(), {"name": "r", "storage": str(tmp_path)})
+    named = {"name": "r", "storage": str(tmp_path), "eval.select_metric": metric}
+    base = replace(RunConfig(), named)
     plan = Plan(name="r", storage=str(tmp_path), trials=[])
     plan.create()
 
@@ -165,16 +173,17 @@ def test_a_resumed_search_tells_what_ended_before(tmp_path: Path) -> None:
         )
 
     first = source(Notes(), [])
-    for psnr in (20.5, 21.5):
+    for score in (20.5, 21.5):
         trial = first.next(live=())
         assert trial is not None
-        folder = Path(plan.run_folder(trial).uri)
-        folder.mkdir(parents=True)
-        (folder / "history.json").write_text(f'[{{"epoch": 1, "val/hole_psnr": {psnr}}}]')
-        RunFolder(str(folder)).write_outcome(Outcome(status="finished", epoch=1))
+        folder = plan.run_folder(trial)
+        scores = enumerate((math.nan, score, score - 1, math.nan), start=1)
+        folder.write_history([{"epoch": n, f"val/{metric}": value} for n, value in scores])
+        folder.write_outcome(Outcome(status="finished", epoch=4))
     learns, said = Learns(), list[str]()
     source(learns, said)
-    assert [value for _, value in learns.points] == [20.5, 21.5]
+    assert learns.properties == (f"val/{metric}", mode, set(space))
+    assert [value for _, value in learns.points] == best
     assert [point["train.learning_rate"] for point, _ in learns.points] == [1e-3, 2e-3]
     assert said == []
     source(Notes(), said)

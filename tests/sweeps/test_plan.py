@@ -7,14 +7,18 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from rayfill.config.run import RunConfig, replace
 from rayfill.losses import LOSSES
+from rayfill.models import pretrained
 from rayfill.models.pretrained import Availability
 from rayfill.runs.folder import Outcome, RunFolder
 from rayfill.sweeps.plan import Plan, leave_out_untrainable, plan_trials
 from rayfill.sweeps.plan import open_plan as open_whole_plan
+from rayfill.sweeps.prepared import prepare
 from rayfill.sweeps.space import Variant
+from rayfill.sweeps.spec import Sweep
 from rayfill_data.errors import ConfigError, RayfillError
 
 
@@ -189,3 +193,29 @@ def test_a_variant_changes_several_keys_under_one_name() -> None:
     assert [trial.model.name for trial in trials[:2]] == ["unet", "partial_conv_unet"]
     assert [trial.model.mask_channel for trial in trials[:2]] == [False, True]
     assert [trial.train.seed for trial in trials] == [0, 0, 1, 1]
+
+
+def test_metrics_that_cannot_be_compared_are_refused_before_anything_starts(
+    small_run: RunConfig,
+) -> None:
+    space = {"eval.select_metric": ("hole_psnr", "coherence")}
+    with pytest.raises(ConfigError, match="ranked by coherence and hole_psnr, which cannot be"):
+        prepare(Sweep(base=small_run, space=space))
+    base = replace(small_run, {"eval.select_metric": "lpips"})
+    with pytest.raises(ConfigError, match=r"ranked by lpips \(alex\) and lpips \(vgg\)"):
+        prepare(Sweep(base=base, space={"eval.lpips_network": ("vgg", "alex")}))
+
+
+def test_a_sweep_that_lpips_would_decide_needs_its_weights(
+    small_run: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(pretrained, "_reachable", lambda _: False)
+    assert prepare(Sweep(base=small_run)).examples
+    by_lpips = {"eval.select_metric": "lpips"}
+    for sweep in (
+        Sweep(base=replace(small_run, by_lpips)),
+        Sweep(base=small_run, winner_changes=by_lpips),
+    ):
+        with pytest.raises(ConfigError, match="'lpips', and LPIPS cannot be measured"):
+            prepare(sweep)

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rayfill.config.ranking import less_is_better, worth
 from rayfill.config.run import RunConfig, flatten, replace, to_dict
 from rayfill.models.pretrained import Availability
 from rayfill.runs.folder import Outcome
 from rayfill.sweeps.draft import draft_search, earlier_observations
 from rayfill.sweeps.plan import Plan, make_trial, open_plan, plan_trials
-from rayfill.sweeps.population import explore
+from rayfill.sweeps.population import Population, explore
 from rayfill.sweeps.search import Observation, next_by_optuna, next_random
 from rayfill.sweeps.space import (
     IntRange,
@@ -51,12 +52,17 @@ def oracle(point: Point) -> float:
     )
 
 
-def search(seed: int, count: int) -> list[Observation]:
+def search(seed: int, count: int, *, metric: str = "hole_psnr") -> list[Observation]:
+    """Search as if the oracle were a metric; where less is better, it is shown upside down."""
+    sign = -1 if less_is_better(metric) else 1
     observations: list[Observation] = []
     for number in range(count):
-        point = next_by_optuna(SPACE, observations=observations, seed=seed, number=number)
+        point = next_by_optuna(
+            SPACE, observations=observations, metric=metric, seed=seed, number=number
+        )
         assert point is not None
-        observations.append(Observation(point=point, scores={1: oracle(point)}, status="finished"))
+        scores = {1: sign * oracle(point)}
+        observations.append(Observation(point=point, scores=scores, status="finished"))
     return observations
 
 
@@ -79,7 +85,7 @@ def test_points_lie_within_their_ranges_and_follow_from_the_seed() -> None:
 def test_optuna_finds_better_points_than_chance() -> None:
     by_optuna, by_chance = [], []
     for seed in range(8):
-        by_optuna.append(max(observations.best for observations in search(seed, 40)))
+        by_optuna.append(max(one.scores[1] for one in search(seed, 40)))
         points: list[Point] = []
         for number in range(40):
             point = next_random(SPACE, tried=points, seed=seed, number=number)
@@ -90,11 +96,16 @@ def test_optuna_finds_better_points_than_chance() -> None:
     assert sum(a > b for a, b in zip(by_optuna, by_chance, strict=True)) >= 6
 
 
+def test_optuna_looks_where_less_is_better() -> None:
+    lowest = search(3, 12, metric="coherence")
+    assert [one.point for one in lowest] == [one.point for one in search(3, 12)]
+
+
 def test_optuna_proposes_the_same_of_the_same_results_whatever_was_asked_before() -> None:
     observations = search(3, 12)
     assert [one.point for one in search(3, 12)] == [one.point for one in observations]
     assert (
-        next_by_optuna(SPACE, observations=observations[:9], seed=3, number=9)
+        next_by_optuna(SPACE, observations=observations[:9], metric="hole_psnr", seed=3, number=9)
         == observations[9].point
     )
 
@@ -109,8 +120,9 @@ def test_all_kinds_of_results_are_told() -> None:
         Observation(point=point, status="failed"),
         Observation(point=point, scores={1: 3.0}),
     ]
-    assert next_by_optuna(SPACE, observations=mixed, seed=0, number=14) is not None
-    assert math.isnan(mixed[-2].best)
+    assert (
+        next_by_optuna(SPACE, observations=mixed, metric="hole_psnr", seed=0, number=14) is not None
+    )
 
 
 def test_a_space_that_is_used_up_gives_no_more_points() -> None:
@@ -118,7 +130,7 @@ def test_a_space_that_is_used_up_gives_no_more_points() -> None:
     tried: list[Point] = [{"model.name": 0}, {"model.name": 1}]
     assert next_random(space, tried=tried, seed=0, number=2) is None
     observations = [Observation(point=point, scores={1: 1.0}, status="finished") for point in tried]
-    assert next_by_optuna(space, observations=observations, seed=0, number=2) is None
+    assert next_by_optuna(space, observations=observations, metric="psnr", seed=0, number=2) is None
     draft = draft_search(RunConfig(), space, options=SweepOptions(search="random", trials=5))
     assert len(draft.trials) == 2
     assert draft.notes == ["The space has no more than 2 points to try."]
@@ -269,6 +281,29 @@ def test_another_search_does_not_resume(tmp_path: Path) -> None:
         open_plan(other, resume=True)
 
 
+@pytest.mark.parametrize(("metric", "donor"), [("hole_psnr", "d"), ("coherence", "b")])
+def test_a_population_takes_over_from_its_best(tmp_path: Path, metric: str, donor: str) -> None:
+    space = {"train.learning_rate": LogUniform(1e-4, 1e-1)}
+    base = replace(RunConfig(), {"eval.select_metric": metric, "storage": str(tmp_path)})
+    whole = {"train.epochs": 1, "train.schedule_epochs": (0, 2)}
+    members = [replace(base, {**whole, "name": name}) for name in "abcd"]
+    plan = open_plan(Plan(name="p", storage=str(tmp_path), trials=members), resume=False)
+    population = Population(plan, space=space, members=4, generation_epochs=1, say=print)
+    for score in (0.5, 0.2, math.nan, 0.9):
+        trial = population.next(live=())
+        assert trial is not None
+        folder = plan.run_folder(trial)
+        folder.write_history([{"epoch": 1, f"val/{metric}": score}])
+        folder.write_outcome(Outcome(status="finished", epoch=1))
+    assert population.next(live=()) is not None
+    parents = [Path(str(t.train.continue_from)).name for t in plan.trials[4:]]
+    assert parents == ["a", "b", donor, "d"]  # the third has no score
+    scores = {"a": 0.5, "b": 0.2, "d": 0.9}
+    runs = [member for member in members if member.name in scores]
+    note = population.notes(runs, worth=lambda run: worth(scores[run.name], metric=metric))
+    assert note[0].startswith(f"{donor} came about")
+
+
 def test_sweeps_begun_at_once_get_folders_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,7 +335,7 @@ def test_earlier_trials_are_told_where_they_are_comparable(tmp_path: Path) -> No
         (bundle / "config.json").write_text(json.dumps({"extra": {"dataset_hash": dataset}}))
     observations, note = earlier_observations("old", space=space, base=base, dataset_hash="a")
     assert [one.point["loss.terms"] for one in observations] == [0, 1]
-    assert observations[0].best == 20.0
+    assert observations[0].scores == {1: 20.0}
     assert "knew 2 of 5 trials of old" in note
     assert "2 lie outside the space" in note
     assert "1 have no result on this dataset" in note

@@ -14,6 +14,7 @@ from mlflow.tracking import MlflowClient
 from rich.console import Console
 
 from rayfill.config.run import RunConfig, replace
+from rayfill.evaluation.leaderboard import Entry
 from rayfill.runs.folder import RunFolder
 from rayfill.runs.job import make_job
 from rayfill.runs.sweep_folder import SweepFolder
@@ -56,12 +57,18 @@ def run(sweep: Sweep) -> tuple[SweepResult, str]:
     return result, stream.getvalue()
 
 
+def _val_score(entry: Entry) -> float:
+    return entry.val_score
+
+
 def plan_of(home: Path, name: str = "s") -> Plan:
     return read_plan(SweepFolder(str(home / "runs" / name)))
 
 
 def test_optuna_within_a_budget_and_resumed(small_run: RunConfig, home: Path) -> None:
-    sweep = sweep_of(small_run, search="optuna", trials=4, max_trials=2, max_concurrent=1)
+    """By coherence: the lowest is best, from Tune to the champion."""
+    by_coherence = replace(small_run, {"eval.select_metric": "coherence"})
+    sweep = sweep_of(by_coherence, search="optuna", trials=4, max_trials=2, max_concurrent=1)
     part, said = run(sweep)
     assert [o.status for o in part.outcomes.values()] == ["finished"] * 2
     assert "sweep.max_trials 2 have been begun: 0 trials did not end (none) and 2 were not" in said
@@ -77,6 +84,18 @@ def test_optuna_within_a_budget_and_resumed(small_run: RunConfig, home: Path) ->
     rates = {trial.train.learning_rate for trial in after.trials}
     assert len(rates) == 4
     assert all(1e-4 <= rate <= 1e-2 for rate in rates)
+    board = whole.leaderboard
+    assert board.rank_by == "coherence"
+    lowest = min((entry for entry in board.entries if entry.kind == "trial"), key=_val_score)
+    assert whole.model is not None
+    assert whole.model.scores["val_coherence"] == lowest.val_score
+    folder = RunFolder(str(home / "runs" / "s" / lowest.name))
+    assert lowest.val_score == min(folder.scores("coherence").values())
+    laid_over = any("patches of the photo are laid" in note for note in board.notes)
+    patched = [entry.name for entry in board.entries if entry.kind == "finish"]
+    assert patched == [f"{lowest.name} + exemplar"] * laid_over
+    page = (home / "runs" / "s" / "report" / "report.html").read_text()
+    assert all(name in page for name in patched)
 
 
 @pytest.mark.slow

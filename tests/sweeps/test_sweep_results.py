@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +16,14 @@ from PIL import Image
 from rayfill.config.run import EvalConfig, RunConfig, replace
 from rayfill.evaluation import work
 from rayfill.evaluation.evaluate import evaluate
+from rayfill.evaluation.systems import trained
 from rayfill.models import build_model
 from rayfill.runs.bundle import save_bundle
 from rayfill.runs.folder import RunFolder
+from rayfill.sweeps.champion import FinishChoice
 from rayfill.sweeps.results import Others, SweepResults, measure_others
 from rayfill.sweeps.spec import Sweep
+from rayfill_data.codec import encode_png
 from rayfill_data.errors import ConfigError, DatasetError, RayfillError
 from rayfill_data.prepared.reader import PreparedDataset
 
@@ -83,6 +87,7 @@ class Run:
     def __init__(self, folder: Path, *, dataset: PreparedDataset, scales: dict[str, float]) -> None:
         self.trials = [replace(RunConfig(), {"name": name}) for name in scales]
         self.dataset, self._folder = dataset, folder
+        self.scores = dict.fromkeys(scales, 20.0) | {"broken": 30.0, "worse": 10.0}
         self.sweep = Sweep(base=RunConfig(), space={}, compare_trials=False)
         for name, scale in scales.items():
             torch.manual_seed(0)
@@ -100,10 +105,26 @@ class Run:
         return SimpleNamespace(folder=RunFolder(str(self._folder / run.name)))
 
     def score(self, run: RunConfig) -> float:
-        return 30.0 if run.name == "broken" else 20.0
+        return self.scores[run.name]
 
     def epochs_done(self, run: RunConfig) -> str:  # noqa: ARG002
         return "1/1"
+
+
+@pytest.fixture
+def textured(tmp_path: Path, write_rows: Any, make_rows: Any) -> PreparedDataset:
+    """Pictures of noise, in whose holes a network's answer is smooth, and patches are not."""
+    rows = []
+    for split in ("train", "val", "test"):
+        for index, row in enumerate(make_rows(3, split=split, size=64)):
+            noise = np.random.default_rng([len(split), index]).integers(0, 256, (64, 64, 3))
+            mask = np.zeros((64, 64), np.uint8)
+            mask[18:44, 20:46] = 255
+            image = encode_png(noise.astype(np.uint8))
+            hole = {"hole_mask": encode_png(mask), "hole_ratio": float((mask > 0).mean())}
+            rows.append(row | {"image": image, "target": None} | hole)
+    write_rows(str(tmp_path / "textured"), rows, size=64)
+    return PreparedDataset.open(str(tmp_path / "textured"))
 
 
 def results(run: Run) -> SweepResults:
@@ -116,11 +137,12 @@ def test_a_trial_that_answers_with_nan_is_left_out_and_said(
 ) -> None:
     run = Run(tmp_path, dataset=dataset, scales={"broken": 1e30, "sound": 0.1})
     found = results(run)
-    assert [entry.name for entry in found.leaderboard.entries] == ["sound"]
+    assert [e.name for e in found.leaderboard.entries if e.kind == "trial"] == ["sound"]
     assert found.best.name == "sound"  # though the other was better on the validation split
     (said,) = [note for note in found.leaderboard.notes if "not finite" in note]
     assert said.startswith("System 'broken' answered with values that are not finite for test-")
-    assert list(found.measured) == list(found.bundles) == ["sound"]
+    assert list(found.bundles) == ["sound"]
+    assert "broken" not in found.measured
     with pytest.raises(RayfillError, match="'broken' answered"):
         _ = results(Run(tmp_path, dataset=dataset, scales={"broken": 1e30})).leaderboard
 
@@ -145,3 +167,51 @@ def test_trials_are_measured_on_the_clusters_workers(
         assert found.table == there[name].table
         for metric, values in found.values.items():
             np.testing.assert_array_equal(values, there[name].values[metric])
+
+
+def test_the_best_model_stands_in_the_table_with_patches_too_where_they_go_better(
+    tmp_path: Path, textured: PreparedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured, measure = [], work.measure
+
+    def noted(system: Any, *args: Any) -> Any:
+        measured.append(system.name)
+        return measure(system, *args)
+
+    monkeypatch.setattr(work, "measure", noted)
+    run = Run(tmp_path, dataset=textured, scales={"worse": 0.1, "sound": 0.01})
+    found = results(run)
+    board = found.leaderboard
+    kinds = {entry.name: entry.kind for entry in board.entries}
+    assert kinds == {"worse": "trial", "sound": "trial", "sound + exemplar": "finish"}
+    assert "patches of the photo are laid over" in board.notes[0]
+    # On the test split each once; on validation the best one both ways.
+    assert sorted(measured) == ["sound"] * 2 + ["sound + exemplar"] * 2 + ["worse"]
+
+    (alone,) = trained({"sound": found.bundles["sound"]})
+    expected = evaluate([alone, alone.patched()], data=textured).measured
+    for name, one in expected.items():
+        assert found.measured[name].table == one.table
+    tables = {entry.name: entry.table.total for entry in board.entries}
+    assert tables["sound + exemplar"]["coherence"].mean < tables["sound"]["coherence"].mean
+    assert tables["sound + exemplar"] != tables["sound"]
+    assert "sound + exemplar" not in found.bundles  # it is no model of its own
+
+
+def test_without_a_gain_there_is_no_row_with_patches(
+    tmp_path: Path, dataset: PreparedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = results(Run(tmp_path, dataset=dataset, scales={"sound": 0.01}))
+    stays = FinishChoice(name="sound", alone=0.4, patched=0.4)
+    monkeypatch.setattr("rayfill.sweeps.results.choose_finish", lambda *_, **__: stays)
+    assert [entry.name for entry in found.leaderboard.entries] == ["sound"]
+
+
+@pytest.mark.parametrize(("metric", "best"), [("hole_psnr", "high"), ("coherence", "low")])
+def test_the_best_is_lowest_where_less_is_better(
+    tmp_path: Path, dataset: PreparedDataset, metric: str, best: str
+) -> None:
+    run = Run(tmp_path, dataset=dataset, scales={"low": 0.01, "none": 0.01, "high": 0.01})
+    run.trials = [replace(trial, {"eval.select_metric": metric}) for trial in run.trials]
+    run.scores = {"low": 0.2, "none": math.nan, "high": 0.9}
+    assert results(run).best.name == best

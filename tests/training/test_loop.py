@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from rayfill.config.run import RunConfig, replace
+from rayfill.evaluation.evaluate import evaluate
+from rayfill.evaluation.systems import trained
 from rayfill.models.batch import TensorBatch
 from rayfill.runs.bundle import load_bundle
 from rayfill.runs.checkpoint import Checkpoint, CheckpointStore
@@ -69,6 +71,27 @@ def test_training_lowers_the_loss(dataset: PreparedDataset, tmp_path: Path) -> N
     config = replace(RunConfig(), SMALL | {"model.output": "direct", "data.color_jitter": 0.0})
     trace = losses(train(config, dataset, tmp_path))
     assert trace[-1] < 0.9 * trace[0]
+
+
+def test_the_best_epoch_by_coherence_is_the_lowest(
+    dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    by_coherence = SMALL | {"eval.select_metric": "coherence", "train.learning_rate": 0.1}
+    summary = train(replace(RunConfig(), by_coherence), dataset, tmp_path / "run")
+    scores = [entry["val/coherence"] for entry in summary.history]
+    assert len(set(scores)) > 1
+    assert all(0 < score < 1.4 for score in scores)
+    assert summary.best["val/coherence"] == min(scores)
+    assert summary.best_epoch == 1 + scores.index(min(scores))
+    bundle = load_bundle(summary.bundle)
+    assert bundle.extra["epoch"] == summary.best_epoch
+
+    # The score is what the bundle's answers have, and nobody else pays for it.
+    found = evaluate(trained({"run": summary.bundle}), data=dataset, split="val", num_workers=1)
+    measured = found.measured["run"].table.total["coherence"].mean
+    assert measured == pytest.approx(min(scores), abs=1e-6)
+    other = train(replace(RunConfig(), SMALL | {"train.epochs": 1}), dataset, tmp_path / "other")
+    assert "val/coherence" not in other.history[0]
 
 
 @pytest.mark.parametrize("stop_after", [1, 3])

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
+from pathlib import Path
 from typing import Any
 
+import lpips
 import pytest
 import torch
 from torch import Tensor
 
 from rayfill.config.run import RunConfig, check, replace
 from rayfill.losses import LOSSES, SUMS
-from rayfill.models import MODELS, JointModel, build_model
+from rayfill.metrics import LpipsMetric
+from rayfill.metrics.accumulate import in_8_bits
+from rayfill.models import MODELS, JointModel, build_model, composite, pretrained
 from rayfill.models.batch import TensorBatch
 from rayfill.models.joint import differentiable_composite
 from rayfill.models.segmentation.base import SegmenterOutput
 from rayfill.training.recipes import Recipe, make_stage
-from rayfill_data.errors import ConfigError
+from rayfill.training.validation import check_select_metric
+from rayfill_data.errors import ConfigError, RayfillError
 
 SIDE = 32
 EDGECONNECT = {
@@ -368,3 +374,49 @@ def test_what_a_network_was_built_with_frozen_stays_frozen() -> None:
     stem.requires_grad_(False)
     stage = make_stage(network, config=settings)
     assert [p for p in stage.parameters() if not p.requires_grad] == [stem]
+
+
+@pytest.fixture
+def lpips_weights(tmp_path: Path) -> str:
+    """Arbitrary weights of the whole LPIPS network."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it calls torchvision by the arguments of old
+        network = lpips.LPIPS(net="squeeze", pretrained=False, pnet_rand=True, verbose=False)
+    torch.save(network.state_dict(), tmp_path / "lpips.pth")
+    return str(tmp_path / "lpips.pth")
+
+
+@pytest.mark.parametrize("stage", ["inpainting", "joint"])
+def test_lpips_is_validated_where_runs_are_ranked_by_it(stage: str, lpips_weights: str) -> None:
+    metric, own = ("removal_lpips", JOINT) if stage == "joint" else ("lpips", {"model.depth": 2})
+    ranked = {"eval.select_metric": metric, "eval.lpips_weights_path": lpips_weights}
+    made = recipe(stage, **{**own, **ranked})
+    check_select_metric([config(stage, **{**own, **ranked})])
+    batches = [batch(3), batch(4, size=1)]
+    scores = made.validate(batches)
+    distance = LpipsMetric("squeeze", weights_path=lpips_weights)
+    model, expected = made.kept_model().eval(), []
+    with torch.inference_mode():
+        for one in batches:
+            if stage == "joint":
+                removal = model.remove(one.image, object_mask=one.object_mask)
+                filled = in_8_bits(removal.composite)
+            else:
+                prediction = in_8_bits(made.predict(one.image, one.hole_mask))
+                filled = composite(prediction, one.image, one.hole_mask)
+            expected += distance(filled, one.target).tolist()
+    assert scores[metric] == pytest.approx(sum(expected) / len(expected), rel=1e-4)
+
+
+def test_lpips_without_weights_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(pretrained, "_reachable", lambda _: False)
+    ranked = config("inpainting", **{"eval.select_metric": "lpips"})
+    with pytest.raises(ConfigError, match=r"'lpips', and .* not in torch's cache .* weights_path"):
+        check_select_metric([config("inpainting"), ranked])
+    with pytest.raises(RayfillError, match="No LPIPS with squeeze"):  # nor later, on a worker
+        Recipe(ranked, device=torch.device("cpu"), total_steps=1)
+    check_select_metric([config("inpainting", **{"eval.select_metric": "coherence"})])

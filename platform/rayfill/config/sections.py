@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
+from rayfill.config.ranking import needs_lpips
 from rayfill_data.checks import Bounds, Count, NotNegative, Positive, Related, Whole
 from rayfill_data.errors import ConfigError, unknown_name
 from rayfill_data.extension import full_name, full_names
@@ -26,21 +27,30 @@ SelectMetric = Literal[
     "hole_ssim",
     "psnr",
     "ssim",
+    "coherence",
+    "lpips",
     "removal_psnr",
     "removal_ssim",
+    "removal_lpips",
     "edge_f1",
     "label_accuracy",
     "iou",
 ]
 
+#: What filled holes are ranked by on the validation split.
+_OF_FILLS: tuple[SelectMetric, ...] = (
+    "hole_psnr", "hole_ssim", "psnr", "ssim", "coherence", "lpips",
+)  # fmt: skip
+
 #: What each stage of training measures on the validation split, for ranking; the first is usual.
+#: Not the coherence of removals: who leaves the object where it is has the best.
 STAGE_METRICS: dict[Stage, tuple[SelectMetric, ...]] = {
-    "inpainting": ("hole_psnr", "hole_ssim", "psnr", "ssim"),
-    "image": ("hole_psnr", "hole_ssim", "psnr", "ssim"),
+    "inpainting": _OF_FILLS,
+    "image": _OF_FILLS,
     "edges": ("edge_f1",),
     "labels": ("label_accuracy",),
     "segmentation": ("iou",),
-    "joint": ("removal_psnr", "removal_ssim", "iou"),
+    "joint": ("removal_psnr", "removal_ssim", "removal_lpips", "iou"),
 }
 
 #: Fields of a model that name networks, and of which kind.
@@ -361,9 +371,17 @@ class EvalConfig(Part):
     """What is measured on held-out samples."""
 
     select_metric: SelectMetric = "hole_psnr"
-    """Validation metric (higher is better) by which checkpoints and trials are ranked; stages
-    other than inpainting have their own: edge_f1, label_accuracy, iou, removal_psnr."""
+    """Validation metric by which checkpoints and trials are ranked: the highest, or of coherence
+    and LPIPS the lowest, is best. Stages other than inpainting have their own: edge_f1,
+    label_accuracy, iou, removal_psnr."""
     lpips_network: Literal["squeeze", "alex", "vgg"] = "squeeze"
     """Network of the LPIPS metric."""
     lpips_weights_path: str | None = None
-    """Local file with that network's complete LPIPS state; without weights LPIPS is left out."""
+    """Local file with that network's complete LPIPS state; without weights tables leave LPIPS out,
+    and nothing can be selected by it."""
+
+    @property
+    def ranked_by(self) -> str:
+        """What scores are of; those of different LPIPS networks cannot be compared."""
+        network = f" ({self.lpips_network})" if needs_lpips(self.select_metric) else ""
+        return f"{self.select_metric}{network}"

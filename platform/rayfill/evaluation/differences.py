@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rayfill.config.ranking import less_is_better, ordered
 from rayfill.config.run import RunConfig, to_dict
 from rayfill.evaluation.leaderboard import COLUMNS
 from rayfill.metrics import BUCKETS, bucket_of
@@ -31,7 +32,7 @@ class Difference:
     @property
     def lead(self) -> Interval | None:
         """How much better the system is: how much more it has, or less where less is better."""
-        less = self.metric in COLUMNS and COLUMNS[self.metric].less_is_better
+        less = less_is_better(self.metric)
         return -self.interval if self.interval and less else self.interval
 
     def verdict(self) -> str:
@@ -39,7 +40,7 @@ class Difference:
         lead = self.lead
         if lead is None or not lead.significant:
             return "no difference found"
-        if self.metric in COLUMNS and not COLUMNS[self.metric].ordered:
+        if not ordered(self.metric):
             return "more" if lead.mean > 0 else "less"
         return "better" if lead.mean > 0 else "worse"
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rayfill.config.ranking import needs_lpips
 from rayfill.config.run import EvalConfig
 from rayfill.evaluation.finished_pictures import check_finished, read_finished
 from rayfill.evaluation.leaderboard import COLUMNS, Entry, Leaderboard, protocol
@@ -258,8 +259,9 @@ def _check(
         problems.append(unknown_name("system to compare with", options.against, names))
     if options.fid is not None and not truth:
         problems.append("FID compares with true pictures, which this dataset has none of.")
-    given = {"lpips": lpips, "fid": options.fid, "residual_object": options.residual_object}
+    given = {"fid": options.fid, "residual_object": options.residual_object}
     absent = [metric for metric, measured in given.items() if measured is None]
+    absent += [metric for metric in COLUMNS if needs_lpips(metric) and lpips is None]
     without = {*WITHOUT_TRUTH, "residual_object"}
     absent += ["ring_sharpness"] if truth else [m for m in COLUMNS if m not in without]
     if (rank_by := options.ranked_by(truth=truth)) in absent:

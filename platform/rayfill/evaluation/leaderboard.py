@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rayfill.config.ranking import less_is_better, ordered, worth
 from rayfill.metrics import BUCKETS, MetricTable, Score
 from rayfill.runs.table import Cell, Column, Table, plain
 from rayfill_data.errors import ConfigError, unknown_name
@@ -20,46 +21,53 @@ if TYPE_CHECKING:
 class MetricColumn:
     """How a metric is shown."""
 
-    title: str
+    metric: str
+    name: str
+    """In a sentence."""
     digits: int
     """Behind the point."""
     usual: bool = True
     """Whether it is shown unasked."""
 
     @property
-    def less_is_better(self) -> bool:
-        """Whether the arrow points down."""
-        return self.title.endswith("↓")
-
-    @property
-    def ordered(self) -> bool:
-        """Whether more, or less, is always better: a sharpness is best at 1."""
-        return self.title.endswith(("↑", "↓"))
+    def title(self) -> str:
+        """Its name, and an arrow that says which way is better."""
+        if not ordered(self.metric):
+            return self.name
+        return f"{self.name} {'↓' if less_is_better(self.metric) else '↑'}"
 
 
-#: By metric, in the order shown; the arrow says which way is better.
+#: By metric, in the order shown.
 COLUMNS = {
-    "hole_psnr": MetricColumn(title="PSNR hole ↑", digits=2),
-    "hole_ssim": MetricColumn(title="SSIM hole ↑", digits=4),
-    "psnr": MetricColumn(title="PSNR ↑", digits=2),
-    "ssim": MetricColumn(title="SSIM ↑", digits=4),
-    "lpips": MetricColumn(title="LPIPS ↓", digits=4),
-    "coherence": MetricColumn(title="coherence ↓", digits=3),
-    "sharpness": MetricColumn(title="sharpness", digits=2),
-    "ring_sharpness": MetricColumn(title="ring sharpness", digits=2),
-    "fid": MetricColumn(title="FID ↓", digits=2),
-    "residual_object": MetricColumn(title="residual ↓", digits=4),
-    "l1": MetricColumn(title="L1 ↓", digits=4, usual=False),
-    "dice": MetricColumn(title="Dice ↑", digits=4, usual=False),
-    "dice_ceiling": MetricColumn(title="Dice ceiling", digits=4, usual=False),
-    "removal_psnr": MetricColumn(title="PSNR rem. ↑", digits=2, usual=False),
-    "removal_ssim": MetricColumn(title="SSIM rem. ↑", digits=4, usual=False),
-    "removal_residual_object": MetricColumn(title="residual rem. ↓", digits=4, usual=False),
-    "growth_px": MetricColumn(title="growth, px", digits=2, usual=False),
-    "uncovered": MetricColumn(title="uncovered ↓", digits=4, usual=False),
-    "found": MetricColumn(title="found ↑", digits=3, usual=False),
-    "iou": MetricColumn(title="mask IoU ↑", digits=3, usual=False),
+    column.metric: column
+    for column in (
+        MetricColumn(metric="hole_psnr", name="PSNR hole", digits=2),
+        MetricColumn(metric="hole_ssim", name="SSIM hole", digits=4),
+        MetricColumn(metric="psnr", name="PSNR", digits=2),
+        MetricColumn(metric="ssim", name="SSIM", digits=4),
+        MetricColumn(metric="lpips", name="LPIPS", digits=4),
+        MetricColumn(metric="coherence", name="coherence", digits=3),
+        MetricColumn(metric="sharpness", name="sharpness", digits=2),
+        MetricColumn(metric="ring_sharpness", name="ring sharpness", digits=2),
+        MetricColumn(metric="fid", name="FID", digits=2),
+        MetricColumn(metric="residual_object", name="residual", digits=4),
+        MetricColumn(metric="l1", name="L1", digits=4, usual=False),
+        MetricColumn(metric="dice", name="Dice", digits=4, usual=False),
+        MetricColumn(metric="dice_ceiling", name="Dice ceiling", digits=4, usual=False),
+        MetricColumn(metric="removal_psnr", name="PSNR rem.", digits=2, usual=False),
+        MetricColumn(metric="removal_ssim", name="SSIM rem.", digits=4, usual=False),
+        MetricColumn(metric="removal_lpips", name="LPIPS rem.", digits=4, usual=False),
+        MetricColumn(metric="removal_residual_object", name="residual rem.", digits=4, usual=False),
+        MetricColumn(metric="growth_px", name="growth, px", digits=2, usual=False),
+        MetricColumn(metric="uncovered", name="uncovered", digits=4, usual=False),
+        MetricColumn(metric="found", name="found", digits=3, usual=False),
+        MetricColumn(metric="iou", name="mask IoU", digits=3, usual=False),
+    )
 }
+
+
+#: Kind of a run whose answers have patches of the photograph laid over them.
+FINISH = "finish"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +76,8 @@ class Entry:
 
     name: str
     kind: str
-    """``trial``, ``winner`` or ``baseline``; outside a sweep ``run``, ``model`` or ``pictures``."""
+    """``trial``, ``winner``, :data:`FINISH` or ``baseline``;
+    outside a sweep ``run``, ``model`` or ``pictures``."""
     table: MetricTable
     epochs: str = ""
     val_score: float = math.nan
@@ -210,7 +219,7 @@ class Leaderboard:
                     for best in (fill, other)
                 ]
                 lines.append(
-                    f"By {column.title[:-2]} nothing is better than the best fill without learning:"
+                    f"By {column.name} nothing is better than the best fill without learning:"
                     f" {shown[0]}, {shown[1]}."
                 )
         return lines
@@ -313,11 +322,9 @@ class Leaderboard:
 
 
 def _worth(entry: Entry, metric: str) -> float:
-    """Return a mean, negated where less is better; -inf where there is no finite one."""
+    """Return what is larger the better the mean is; -inf where there is no finite one."""
     score = entry.table.total.get(metric)
-    if score is None or not math.isfinite(score.mean):
-        return -math.inf
-    return -score.mean if COLUMNS[metric].less_is_better else score.mean
+    return -math.inf if score is None else worth(score.mean, metric=metric)
 
 
 def protocol(
@@ -358,10 +365,9 @@ def protocol(
 
 def psnr_and_ssim(metric: str) -> tuple[str, str]:
     """Return PSNR and SSIM of what ``metric`` is measured on: hole, whole picture or removal."""
-    if not metric.endswith(("psnr", "ssim")):
-        return "hole_psnr", "hole_ssim"
-    where = metric.removesuffix("psnr").removesuffix("ssim")
-    return f"{where}psnr", f"{where}ssim"
+    if metric.startswith("removal_"):
+        return "removal_psnr", "removal_ssim"
+    return ("psnr", "ssim") if metric in ("psnr", "ssim") else ("hole_psnr", "hole_ssim")
 
 
 def _numbers(title: str) -> Column:

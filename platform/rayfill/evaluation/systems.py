@@ -18,6 +18,10 @@ from rayfill_data.errors import ConfigError, RayfillError, redact_uri
 
 if TYPE_CHECKING:
     from rayfill.models.batch import TensorBatch
+    from rayfill.models.joint import Removal
+
+#: What names of systems with patches of the photograph over their answers end with.
+PATCHED = " + exemplar"
 
 SystemKind = Literal["baseline", "model", "pictures"]
 
@@ -48,13 +52,23 @@ class System:
             return self.finished.fill(batch, hole_mask)
         assert self.model is not None
         filled: Tensor = self.model(batch.image, hole_mask)
+        return self._finished(filled, image=batch.image, hole_mask=hole_mask)
+
+    def remove(self, batch: TensorBatch) -> Removal:
+        """Return what a joint model makes of photos, finding the holes by itself."""
+        assert isinstance(self.model, JointModel)
+        removal = self.model.remove(batch.image, object_mask=batch.object_mask)
+        finished = self._finished(removal.composite, image=batch.image, hole_mask=removal.hole_mask)
+        return dataclasses.replace(removal, composite=finished)
+
+    def _finished(self, filled: Tensor, *, image: Tensor, hole_mask: Tensor) -> Tensor:
         if self.with_patches and filled.isfinite().all():  # what is not is refused elsewhere
-            return guided_fill(batch.image, hole_mask, guide=filled.clamp(0, 1))
+            return guided_fill(image, hole_mask, guide=filled.clamp(0, 1))
         return filled
 
     def patched(self) -> System:
         """Return the system with patches of the photograph over its answers."""
-        return dataclasses.replace(self, name=f"{self.name} + exemplar", with_patches=True)
+        return dataclasses.replace(self, name=f"{self.name}{PATCHED}", with_patches=True)
 
     def opened(self) -> System:
         """Return the system with its model.

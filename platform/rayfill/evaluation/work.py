@@ -310,7 +310,7 @@ def _part(system: System, batch: TensorBatch, conditions: Conditions) -> Part:
     if not isinstance(system.model, JointModel) or batch.labels is None or not conditions.truth:
         return part
     metrics, quality = conditions.removal_metrics().to(device), MaskQuality().to(device)
-    take_removals(system.model, [batch], metrics=metrics, quality=quality, residual=residual)
+    take_removals(system.remove, [batch], metrics=metrics, quality=quality, residual=residual)
     _refuse_nan(metrics, batch=batch, system=system)
     return dataclasses.replace(
         part,

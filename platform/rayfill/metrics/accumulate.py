@@ -17,6 +17,7 @@ from rayfill_data.masks.hole import dilate, erode
 if TYPE_CHECKING:
     from rayfill.metrics import FidMetric, ResidualObjectScore
     from rayfill.models.batch import TensorBatch
+    from rayfill.models.joint import Removal
 
 #: ``predict(image, hole_mask) -> prediction``: a model's forward, a recipe's, a baseline's.
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -120,21 +121,26 @@ def accumulate_removals(
         metrics: takes the samples.
     """
     quality = MaskQuality().to(metrics.device)
-    take_removals(model, batches, metrics=metrics, quality=quality)
+    take_removals(
+        lambda batch: model.remove(batch.image, object_mask=batch.object_mask),
+        batches,
+        metrics=metrics,
+        quality=quality,
+    )
     return removal_table(metrics, quality)
 
 
 def take_removals(
-    model: JointModel,
+    remove: Callable[[TensorBatch], Removal],
     batches: Iterable[TensorBatch],
     *,
     metrics: InpaintingMetrics,
     quality: MaskQuality,
     residual: ResidualObjectScore | None = None,
 ) -> None:
-    """Let metrics take what a joint model makes of photos, finding the holes by itself."""
+    """Let metrics take what ``remove`` makes of photos, finding the holes by itself."""
     for batch in batches:
-        removal = model.remove(batch.image, object_mask=batch.object_mask)
+        removal = remove(batch)
         picture = in_8_bits(removal.composite)
         metrics.update(picture, batch.target, batch.hole_mask)
         quality.update(removal.hole_mask, batch.object_mask)

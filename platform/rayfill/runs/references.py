@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from rayfill.config.ranking import best_of, worth
 from rayfill.runs import places
 from rayfill.runs.folder import CONFIG_FILE, WEIGHTS_FILE, RunFolder
 from rayfill.runs.sweep_folder import SweepFolder, newest_sweep
@@ -268,7 +269,7 @@ def best_run(sweep: SweepFolder) -> RunFolder:
     trials = (sweep.plan() or {}).get("trials") or [{}]
     metric = str(trials[0].get("eval", {}).get("select_metric", ""))
     scores = {
-        run: max(own)
+        run: worth(best_of(own, metric=metric), metric=metric)
         for run in sweep.runs()
         if (own := run.scores(metric).values()) and run.bundle_config() is not None
     }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
+from rayfill.config.ranking import needs_lpips, worth
 from rayfill.config.run import RunConfig
 from rayfill.evaluation.evaluate import evaluate
 from rayfill.evaluation.systems import System
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from rayfill.metrics import MetricTable
 
 
+#: How scores on the validation split are called in the registry.
+_VAL = "val_"
+
+
 def register_champion(
     config: RunConfig,
     *,
@@ -40,8 +45,9 @@ def register_champion(
 ) -> RegisteredModel | None:
     """Register a run's best model and make it champion unless the present one is better.
 
-    Two models are compared by their validation score on the same dataset; against a champion of
-    another dataset there is nothing to compare, and the new model takes its place.
+    Two models are compared by their validation score on the same dataset, and of LPIPS with the
+    same network; against a champion of another there is nothing to compare, and the new model takes
+    its place. One whose score is not finite takes nobody's.
 
     Returns:
         The new version, or None where MLflow does not hold the run (an outage).
@@ -53,7 +59,7 @@ def register_champion(
     if not run_id:
         console.print("MLflow does not answer, so no model was registered; see `rayfill replay`.")
         return None
-    metric = f"val_{val_metric}"
+    metric = f"{_VAL}{val_metric}"
     scores = {name: score.mean for name, score in table.total.items()} | {metric: val_score}
     model = register_bundle(
         job.folder.bundle,
@@ -71,7 +77,8 @@ def register_champion(
     elif present:
         console.print(
             f"Version {present.version} stays champion: its {metric} is "
-            f"{present.scores[metric]:.3f}, the new version {model.version} has {val_score:.3f}."
+            f"{present.scores.get(metric, math.nan):.3f}, the new version {model.version} has "
+            f"{val_score:.3f}."
         )
     return model
 
@@ -79,12 +86,19 @@ def register_champion(
 def _why_promote(model: RegisteredModel, *, present: RegisteredModel | None, metric: str) -> str:
     if present is None:
         return "the first of its name"
+    if metric not in model.scores:  # it was not finite
+        return ""
     if present.protocol.get("dataset_hash") != model.protocol["dataset_hash"]:
         return f"version {present.version} was measured on another dataset"
+    networks = [one.protocol.get("lpips") for one in (model, present)]
+    if needs_lpips(metric) and networks[0] != networks[1]:
+        return f"version {present.version} was measured with another LPIPS network"
     if metric not in present.scores:
         return f"version {present.version} has no {metric}"
-    new, old = model.scores[metric], present.scores[metric]
-    return f"{metric} {new:.3f} against {old:.3f}" if new > old else ""
+    new, old = (one.scores[metric] for one in (model, present))
+    measured = metric.removeprefix(_VAL)
+    better = worth(new, metric=measured) > worth(old, metric=measured)
+    return f"{metric} {new:.3f} against {old:.3f}" if better else ""
 
 
 def _present_champion(name: str, *, tracking_uri: str) -> RegisteredModel | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
+from rayfill.config.ranking import best_of, worth
 from rayfill.config.run import RunConfig, replace
 from rayfill.sweeps.plan import Plan, leaves
 from rayfill.sweeps.spec import Sweep, SweepOptions, WinnerOptions
@@ -104,11 +104,12 @@ def _chosen(plan: Plan, *, best: int | None, names: Sequence[str]) -> list[RunCo
             "--trials, or go on with the sweep with --resume."
         )
 
-    def score(trial: RunConfig) -> float:
-        scores = plan.run_folder(trial).scores(trial.eval.select_metric)
-        return max(scores.values(), default=-math.inf)
+    def trial_worth(trial: RunConfig) -> float:
+        metric = trial.eval.select_metric
+        scores = plan.run_folder(trial).scores(metric)
+        return worth(best_of(scores.values(), metric=metric), metric=metric)
 
-    return sorted(ended, key=score, reverse=True)[:best]
+    return sorted(ended, key=trial_worth, reverse=True)[:best]
 
 
 def _going_on(parent: RunConfig, *, plan: Plan, epochs: int, schedule: Schedule) -> RunConfig:

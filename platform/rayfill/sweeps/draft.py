@@ -176,13 +176,13 @@ def earlier_observations(
         point = find_point(space, flatten(to_dict(trial)))
         if point is None:
             reason = "lie outside the space"
-        elif trial.eval.select_metric != base.eval.select_metric:
-            reason = f"were ranked by {trial.eval.select_metric}"
+        elif trial.eval.ranked_by != base.eval.ranked_by:
+            reason = f"were ranked by {trial.eval.ranked_by}"
         elif _dataset_of(plan.run_folder(trial)) != dataset_hash:
             reason = "have no result on this dataset"
         else:
             one = observation_of(trial, folder=plan.run_folder(trial), point=point)
-            if one.status in ("finished", "stopped") and math.isfinite(one.best):
+            if one.status in ("finished", "stopped") and one.scores:
                 observations.append(one)
                 continue
             reason = "did not end"

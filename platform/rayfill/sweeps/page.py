@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from rayfill.config.ranking import less_is_better
 from rayfill.config.run import RunConfig
 from rayfill.evaluation.leaderboard import Leaderboard, psnr_and_ssim
 from rayfill.runs.run_page import NOTE
@@ -26,7 +27,7 @@ def sweep_view(
     return {
         "searchFilter": f"tags.rayfill.sweep = '{sweep}' and tags.rayfill.kind != 'sweep'",
         "orderByKey": f"metrics.`{metrics[0]}`",
-        "orderByAsc": False,
+        "orderByAsc": less_is_better(metrics[0].partition("/")[2]),
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "modelVersionFilter": "All Runs",

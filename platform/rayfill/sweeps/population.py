@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
+from rayfill.config.ranking import worth
 from rayfill.config.run import RunConfig, flatten, replace, to_dict
 from rayfill.sweeps.plan import Plan, make_trial
 from rayfill.sweeps.space import (
@@ -118,9 +119,9 @@ class Population(PlannedTrials):
         epochs, total = self._reach()
         return math.ceil((total - epochs) / self._part) * self._members
 
-    def notes(self, runs: Sequence[RunConfig], *, score: Callable[[RunConfig], float]) -> list[str]:
+    def notes(self, runs: Sequence[RunConfig], *, worth: Callable[[RunConfig], float]) -> list[str]:
         """Return how the best run came about."""
-        best = max(runs, key=score, default=None)
+        best = max(runs, key=worth, default=None)
         return [lineage_words(self.plan, best, space=self._space)] if best else []
 
     def _grow(self, live: Collection[str]) -> bool:
@@ -143,19 +144,20 @@ class Population(PlannedTrials):
         return self.plan.trials[-self._members :]
 
     def _score(self, run: RunConfig) -> float:
-        """Return the score at the end of the generation; failed runs are worse than any."""
+        """Return the score at the end of the generation; a failed run has none, NaN."""
         folder = self.plan.run_folder(run)
         outcome = folder.outcome()
         if outcome is None or outcome.status == "failed":
-            return -math.inf
-        return folder.scores(run.eval.select_metric).get(run.train.epochs, -math.inf)
+            return math.nan
+        return folder.scores(run.eval.select_metric).get(run.train.epochs, math.nan)
 
     def _next_generation(self) -> list[RunConfig]:
         last = self._last()
         generation = len(self.plan.trials) // self._members + 1
         rng = np.random.default_rng([last[0].train.seed, generation])
         scores = [self._score(run) for run in last]
-        order = sorted(range(len(last)), key=lambda member: -scores[member])
+        metric = last[0].eval.select_metric
+        order = sorted(range(len(last)), key=lambda member: -worth(scores[member], metric=metric))
         share = max(1, len(last) // _SHARE)
         best = [member for member in order[:share] if math.isfinite(scores[member])]
         losers = {*order[-share:], *(m for m in order if not math.isfinite(scores[m]))} - {*best}

@@ -15,6 +15,7 @@ from rayfill.sweeps.space import varied_keys
 from rayfill.sweeps.spec import Sweep
 from rayfill.sweeps.starts import find_starts, with_start
 from rayfill.sweeps.tune import scheduler_problems
+from rayfill.training.validation import check_select_metric
 from rayfill_data.checks import check_all, problems
 from rayfill_data.errors import ConfigError
 from rayfill_data.prepared.reader import PreparedDataset
@@ -92,12 +93,18 @@ def prepare(sweep: Sweep) -> Prepared:
     if sweep.options.warm_from:
         read_earlier(sweep.options.warm_from, storage=str(base.storage))
     check_data(base)
+    check_select_metric([*phases, *draft.examples, *_winners(sweep, draft.examples)])
     known: Mapping[str, str] = {}
     if sweep.resume:
         known = plan_to_resume(base.name, storage=str(base.storage)).started_from
     # Where there are phases, trials start from the last one.
     starts = find_starts(phases[:1] or draft.examples, known=known)
     return Prepared(sweep=sweep, base=base, draft=draft, phases=phases, starts=starts)
+
+
+def _winners(sweep: Sweep, examples: Sequence[RunConfig]) -> list[RunConfig]:
+    """Return how runs would be trained on as winners, if one will be."""
+    return [replace(run, sweep.winner_changes) for run in examples] if sweep.winner.epochs else []
 
 
 def _phases(sweep: Sweep, base: RunConfig) -> list[RunConfig]:
@@ -110,7 +117,17 @@ def _phases(sweep: Sweep, base: RunConfig) -> list[RunConfig]:
 
 
 def _draft(sweep: Sweep, base: RunConfig) -> Draft:
-    if not sweep.runs:
-        return draft_search(base, sweep.space, options=sweep.options, searcher=sweep.searcher)
-    differing = differing_keys(sweep.runs)
-    return draft_runs([comparing(resolve_paths(run), differing) for run in sweep.runs])
+    if sweep.runs:
+        differing = differing_keys(sweep.runs)
+        draft = draft_runs([comparing(resolve_paths(run), differing) for run in sweep.runs])
+    else:
+        draft = draft_search(base, sweep.space, options=sweep.options, searcher=sweep.searcher)
+    ranked = sorted({run.eval.ranked_by for run in draft.examples})
+    if len(ranked) > 1:
+        raise ConfigError(
+            [
+                f"Trials are ranked by {' and '.join(ranked)}, which cannot be compared: give all "
+                "of them one eval.select_metric and eval.lpips_network."
+            ]
+        )
+    return draft

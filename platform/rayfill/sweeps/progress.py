@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.console import Console
 from rich.live import Live
 
+from rayfill.config.ranking import best_of
 from rayfill.config.run import RunConfig
 from rayfill.runs.folder import Outcome
 from rayfill.runs.job import TrainingJob
@@ -88,7 +88,7 @@ class SweepProgress:
         score = result.get(f"val/{self._metric}")  # not every epoch is validated
         if score is not None:
             row.score = score
-            row.best = row.best if math.isnan(score) else max(score, row.best)  # best may be NaN
+            row.best = best_of((row.best, score), metric=self._metric)
         measured = "" if score is None else f" {self._metric} {score:.3f}"
         self._show(
             f"{name} epoch {row.epoch}/{row.epochs}{measured} "

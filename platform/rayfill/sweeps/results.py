@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from rayfill.config.ranking import best_of, needs_lpips, worth
 from rayfill.config.run import RunConfig
 from rayfill.evaluation.differences import against_baselines, between_systems
 from rayfill.evaluation.evaluate import evaluate, load_samples, lpips_if_available
-from rayfill.evaluation.leaderboard import Entry, Leaderboard, protocol, psnr_and_ssim
+from rayfill.evaluation.leaderboard import FINISH, Entry, Leaderboard, protocol, psnr_and_ssim
 from rayfill.evaluation.result import Evaluation, samples_parquet
-from rayfill.evaluation.systems import trained
+from rayfill.evaluation.systems import System, trained
 from rayfill.metrics.aggregate import Measured
 from rayfill.runs.folder import Outcome, RunFolder
 from rayfill.runs.record import attach_tracker
@@ -98,7 +98,8 @@ class SweepResults:
     @functools.cached_property
     def best(self) -> RunConfig:
         """The run that is best on the validation split."""
-        return max(self.runs, key=self._champion_score)
+        metric = self.champion_metric
+        return max(self.runs, key=lambda run: worth(self._champion_score(run), metric=metric))
 
     @functools.cached_property
     def finish(self) -> FinishChoice:
@@ -121,7 +122,16 @@ class SweepResults:
     def measured(self) -> dict[str, Measured]:
         """Every system's metrics on the test split, also per sample."""
         networks = self._on_test.measured
-        return {name: networks[name] for name in self.bundles} | dict(self.others.measured)
+        alone = {name: networks[name] for name in self.bundles}
+        return alone | dict(self._with_patches) | dict(self.others.measured)
+
+    @functools.cached_property
+    def _with_patches(self) -> Mapping[str, Measured]:
+        """The best run as it is used, where patches are laid over its answers; else nothing."""
+        if self.finish.finish == "none":
+            return {}
+        (best,) = trained({self.best.name: self._bundles[self.best.name]})
+        return self._evaluate([best.patched()], split="test", lpips=self.others.lpips).measured
 
     @functools.cached_property
     def _bundles(self) -> dict[str, str]:
@@ -131,7 +141,7 @@ class SweepResults:
 
     @functools.cached_property
     def _on_test(self) -> Evaluation:
-        return self._evaluate(self._bundles, split="test", lpips=self.others.lpips)
+        return self._evaluate(trained(self._bundles), split="test", lpips=self.others.lpips)
 
     @functools.cached_property
     def _on_val(self) -> Evaluation | None:
@@ -139,14 +149,15 @@ class SweepResults:
         runs = self.run.runs(self.winner)
         metric = self.champion_metric
         names = [run.name for run in runs if run.eval.select_metric != metric]
-        return self._evaluate({n: self._bundles[n] for n in names}, split="val") if names else None
+        lpips = self.others.lpips if needs_lpips(metric) else None
+        systems = trained({name: self._bundles[name] for name in names})
+        return self._evaluate(systems, split="val", lpips=lpips) if names else None
 
     def _evaluate(
-        self, bundles: Mapping[str, str], *, split: str, lpips: LpipsMetric | None = None
+        self, systems: Sequence[System], *, split: str, lpips: LpipsMetric | None
     ) -> Evaluation:
-        return evaluate(
-            trained(bundles), data=self.run.dataset, split=split, lpips=lpips, allow_broken=True
-        )
+        data = self.run.dataset
+        return evaluate(systems, data=data, split=split, lpips=lpips, allow_broken=True)
 
     @functools.cached_property
     def leaderboard(self) -> Leaderboard:
@@ -259,15 +270,18 @@ class SweepResults:
             )
             for one in self.runs
         ]
+        patched = [
+            Entry(name=name, kind=FINISH, table=found.table, epochs=run.epochs_done(self.best))
+            for name, found in self._with_patches.items()
+        ]
+        metric = run.trials[0].eval.select_metric
         earlier = [
             Entry(
                 name=name,
                 kind="earlier",
                 table=self.measured[name].table,
                 epochs=str(len(folder.history())),
-                val_score=max(
-                    folder.scores(run.trials[0].eval.select_metric).values(), default=math.nan
-                ),
+                val_score=best_of(folder.scores(metric).values(), metric=metric),
             )
             for name, folder in self._beside.items()
         ]
@@ -275,7 +289,7 @@ class SweepResults:
             Entry(name=name, kind=kind, table=self.measured[name].table)
             for name, kind in self.others.kinds.items()
         ]
-        return [*trained, *earlier, *others]
+        return [*trained, *patched, *earlier, *others]
 
     def _record(self, trained: RunConfig) -> None:
         """Add what a run scored to its page in MLflow."""

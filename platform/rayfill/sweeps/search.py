@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rayfill.config.ranking import best_of, less_is_better
 from rayfill.sweeps.space import RANGES, IntRange, LogUniform, Point, Space, draw_point
 
 if TYPE_CHECKING:
@@ -32,14 +33,9 @@ class Observation:
 
     point: Mapping[str, float]
     scores: Mapping[int, float] = dataclasses.field(default_factory=dict)
-    """Validation score by epoch, higher is better."""
+    """Finite validation score by epoch."""
     status: str = "running"
     """``finished``, ``stopped`` early, ``failed`` or ``running``."""
-
-    @property
-    def best(self) -> float:
-        """The best score; not a number where there is none."""
-        return max((s for s in self.scores.values() if math.isfinite(s)), default=math.nan)
 
 
 def next_random(
@@ -54,9 +50,11 @@ def next_random(
 
 
 def next_by_optuna(
-    space: Space, *, observations: Sequence[Observation], seed: int, number: int
+    space: Space, *, observations: Sequence[Observation], metric: str, seed: int, number: int
 ) -> Point | None:
     """Return the point that a tree-structured Parzen estimator proposes, or None as above.
+
+    ``metric`` is what the observations' scores are of.
 
     The estimator models where the better quarter or so of the points lie and where the others do,
     and proposes where the first is likeliest against the second. Trials stopped early count as
@@ -78,9 +76,11 @@ def next_by_optuna(
             multivariate=True,
             constant_liar=True,
         )
-        study = optuna.create_study(direction="maximize", sampler=sampler)
+        study = optuna.create_study(
+            direction="minimize" if less_is_better(metric) else "maximize", sampler=sampler
+        )
         for one in observations:
-            study.add_trial(_frozen(one, axes))
+            study.add_trial(_frozen(one, axes, metric=metric))
         asked = study.ask(axes).params
         point: Point = {
             key: axis.near(asked[key]) if isinstance(axis, RANGES) else int(asked[key])
@@ -103,7 +103,9 @@ def _distribution(axis: Any) -> BaseDistribution:
     return distributions.CategoricalDistribution(range(len(axis)))
 
 
-def _frozen(observation: Observation, axes: Mapping[str, BaseDistribution]) -> FrozenTrial:
+def _frozen(
+    observation: Observation, axes: Mapping[str, BaseDistribution], *, metric: str
+) -> FrozenTrial:
     from optuna.trial import TrialState, create_trial
 
     states = {
@@ -113,12 +115,13 @@ def _frozen(observation: Observation, axes: Mapping[str, BaseDistribution]) -> F
         "running": TrialState.RUNNING,
     }
     state = states[observation.status]
-    if state in (TrialState.COMPLETE, TrialState.PRUNED) and not math.isfinite(observation.best):
+    best = best_of(observation.scores.values(), metric=metric)
+    if state in (TrialState.COMPLETE, TrialState.PRUNED) and not math.isfinite(best):
         state = TrialState.FAIL
     return create_trial(
         state=state,
         params=dict(observation.point),
         distributions=dict(axes),
-        value=observation.best if state == TrialState.COMPLETE else None,
+        value=best if state == TrialState.COMPLETE else None,
         intermediate_values={e: s for e, s in observation.scores.items() if math.isfinite(s)},
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from rayfill.config.ranking import best_of, less_is_better
 from rayfill.config.run import RunConfig
 from rayfill.sweeps.plan import Plan
+from rayfill.sweeps.search import Observation
 from rayfill.sweeps.space import RANGES, IntRange, LogUniform, Point, Space, Variant
 from rayfill.sweeps.trials import OptunaTrials
 from rayfill_data.errors import RayfillError
@@ -41,14 +42,17 @@ class SearcherTrials(OptunaTrials):
         """
         super().__init__(plan, base=base, space=space, count=count)
         self._searcher = searcher
-        self._metric = f"val/{base.eval.select_metric}"
+        self._metric = base.eval.select_metric
+        mode = "min" if less_is_better(self._metric) else "max"
         # False is the answer of one that has its own space and metric.
-        searcher.set_search_properties(self._metric, "max", tune_space(space))
+        searcher.set_search_properties(f"val/{self._metric}", mode, tune_space(space))
         self._waiting: set[int] = set()
         try:
             for told in self._observations(()):
-                if told.status != "running" and math.isfinite(told.best):
-                    searcher.add_evaluated_point(suggestion_at(space, told.point), told.best)
+                if told.status != "running" and told.scores:
+                    searcher.add_evaluated_point(
+                        suggestion_at(space, told.point), self._best_of(told)
+                    )
         except NotImplementedError:
             say(f"{type(searcher).__name__} cannot be told of earlier trials: it begins afresh.")
 
@@ -69,10 +73,14 @@ class SearcherTrials(OptunaTrials):
         ended = {number for number in self._waiting if own[number].status != "running"}
         for number in sorted(ended):
             told = own[number]
-            failed = told.status == "failed" or not math.isfinite(told.best)
-            result = {self._metric: told.best, "training_iteration": len(told.scores)}
+            failed = told.status == "failed" or not told.scores
+            scored = {f"val/{self._metric}": self._best_of(told)}
+            result = {**scored, "training_iteration": len(told.scores)}
             self._searcher.on_trial_complete(str(number), None if failed else result, error=failed)
         self._waiting -= ended
+
+    def _best_of(self, told: Observation) -> float:
+        return best_of(told.scores.values(), metric=self._metric)
 
 
 def tune_space(space: Space) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from rayfill.config.ranking import best_of, worth
 from rayfill.config.run import RunConfig, replace
 from rayfill.runs.folder import Outcome
 from rayfill.runs.job import TrainingJob, make_job
@@ -108,7 +109,7 @@ class SweepRun:
             notes.append(
                 f"{self.source.missing()} trials fewer than asked for: nothing else was left."
             )
-        return [*notes, *self.source.notes(self.runs(None), score=self.score)]
+        return [*notes, *self.source.notes(self.runs(None), worth=self.worth)]
 
     def best_trial(self, outcomes: Mapping[str, Outcome]) -> RunConfig:
         """Return the trial with the best validation score.
@@ -128,7 +129,7 @@ class SweepRun:
                 f"None of the {len(self.trials)} trials of {self.name!r} has a score: "
                 f"{'; '.join(sorted(reasons)) or undefined}."
             )
-        return max(scored, key=self.score)
+        return max(scored, key=self.worth)
 
     def train_winner(self, best: RunConfig, *, outcomes: Mapping[str, Outcome]) -> RunConfig | None:
         """Train the best trial on with all workers; return the longer run, if there is one.
@@ -190,8 +191,12 @@ class SweepRun:
 
     def score(self, run: RunConfig) -> float:
         """Return a run's best validation score of its own metric, NaN before the first."""
-        scores = self.job(run).folder.scores(run.eval.select_metric)
-        return max(scores.values(), default=math.nan)
+        metric = run.eval.select_metric
+        return best_of(self.job(run).folder.scores(metric).values(), metric=metric)
+
+    def worth(self, run: RunConfig) -> float:
+        """Return what is larger the better a run's score is, -inf before the first."""
+        return worth(self.score(run), metric=run.eval.select_metric)
 
     def epochs_done(self, config: RunConfig) -> str:
         """Return how many of its epochs a run has done, such as ``3/4``."""

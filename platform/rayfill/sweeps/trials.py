@@ -57,7 +57,7 @@ class PlannedTrials:
         self,
         runs: Sequence[RunConfig],
         *,
-        score: Callable[[RunConfig], float],  # noqa: ARG002
+        worth: Callable[[RunConfig], float],  # noqa: ARG002
     ) -> list[str]:
         """Return what a reader of the table should know of how the trials came about."""
         return []
@@ -119,6 +119,7 @@ class OptunaTrials(PlannedTrials):
         point = next_by_optuna(
             self._space,
             observations=self._observations(live),
+            metric=self._base.eval.select_metric,
             seed=self._base.train.seed,
             number=number,
         )

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from rayfill.config.ranking import less_is_better
 from rayfill.config.run import RunConfig
 from rayfill.runs.folder import Outcome, continued_epochs
 from rayfill.runs.job import TrainingJob, make_job
@@ -91,7 +92,7 @@ def _tuner(
         ),
         tune_config=tune.TuneConfig(
             metric=metric,
-            mode="max",
+            mode="min" if less_is_better(first.eval.select_metric) else "max",
             search_alg=make_searcher(feeder),
             num_samples=-1,
             scheduler=scheduler,

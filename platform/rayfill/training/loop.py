@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rayfill.config.ranking import worth
 from rayfill.config.run import RunConfig, written
 from rayfill.models.batch import TensorBatch
 from rayfill.runs.bundle import save_bundle
@@ -235,10 +236,10 @@ class Training:
 
     def _best(self) -> dict[str, float]:
         key = f"val/{self._config.eval.select_metric}"
-        # A metric that is not a number is worse than any number; the earliest best epoch wins.
+        # The earliest best epoch wins.
         return max(
             (entry for entry in self._history if key in entry),
-            key=lambda entry: entry[key] if math.isfinite(entry[key]) else -math.inf,
+            key=lambda entry: worth(entry[key], metric=self._config.eval.select_metric),
         )
 
     def _resume(self) -> None:

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from rayfill.config.run import RunConfig, TrainConfig
+from rayfill.config.ranking import needs_lpips
+from rayfill.config.run import EvalConfig, RunConfig, TrainConfig
 from rayfill.losses import ADVERSARIAL, CompositeLoss, build_loss, parse_loss
+from rayfill.metrics import InpaintingMetrics, LpipsMetric
 from rayfill.models import InpaintingModel, JointModel, build_model
 from rayfill.models.batch import TensorBatch
 from rayfill.models.edgeconnect.network import EdgeConnect
@@ -58,6 +60,7 @@ class Recipe:
         """
         self._device = device
         self._train = config.train
+        self._eval = config.eval
         self._dtype = autocast_dtype(config.train.precision, device=device)
         # One seed for the weights, whatever was drawn in this process before.
         torch.manual_seed(config.train.seed)
@@ -73,6 +76,7 @@ class Recipe:
         self._trained = wrap(self._stage) if wrap else self._stage
         self._ema = _make_ema(self._network, config.train)
         self._loss = _make_loss(config).to(device)
+        self._lpips = _make_lpips(config.eval)
         self._adversaries = {
             name: Adversary(judge, train=config.train, device=device, wrap=wrap)
             for name, judge in self._stage.judges.items()
@@ -160,8 +164,14 @@ class Recipe:
                 batches,
                 stage=self._train.stage,
                 predict=self.predict,
+                metrics=self._metrics(),
                 device=self._device,
             )
+
+    def _metrics(self) -> InpaintingMetrics:
+        """Return empty metrics of pictures; coherence takes the CPU as long as a prediction."""
+        appearance = self._eval.select_metric == "coherence"
+        return InpaintingMetrics(lpips=self._lpips, appearance=appearance).to(self._device)
 
     def kept_model(self) -> nn.Module:
         """Return the running average where there is one, else the network itself."""
@@ -266,6 +276,13 @@ def _make_loss(config: RunConfig) -> CompositeLoss:
         features=config.loss.features,
         weights_path=config.loss.weights_path,
     )
+
+
+def _make_lpips(config: EvalConfig) -> LpipsMetric | None:
+    """Return the metric where epochs are ranked by it: otherwise it is not worth its time."""
+    if not needs_lpips(config.select_metric):
+        return None
+    return LpipsMetric(config.lpips_network, weights_path=config.lpips_weights_path)
 
 
 def _make_ema(network: nn.Module, train: TrainConfig) -> AveragedModel | None:

@@ -12,8 +12,10 @@ from torchmetrics.classification import (
     MulticlassJaccardIndex,
 )
 
+from rayfill.config.ranking import needs_lpips
+from rayfill.config.run import RunConfig
 from rayfill.config.sections import Stage
-from rayfill.metrics import InpaintingMetrics
+from rayfill.metrics import InpaintingMetrics, lpips_available
 from rayfill.metrics.accumulate import Predict, accumulate, accumulate_removals
 from rayfill.models import JointModel
 from rayfill.models.batch import TensorBatch
@@ -21,6 +23,27 @@ from rayfill.models.edgeconnect.edges import canny_edges
 from rayfill.models.edgeconnect.network import EdgeConnect, one_hot_labels
 from rayfill.models.segmentation.base import IGNORED
 from rayfill.training.stages import labels_of
+from rayfill_data.errors import ConfigError
+
+
+def check_select_metric(runs: Iterable[RunConfig]) -> None:
+    """Find out that LPIPS cannot be measured before runs that are ranked by it are started.
+
+    Raises:
+        ConfigError: its network's weights cannot be had.
+    """
+    ranked = dict.fromkeys(run.eval for run in runs if needs_lpips(run.eval.select_metric))
+    problems = []
+    for config in ranked:
+        found = lpips_available(config.lpips_network, weights_path=config.lpips_weights_path)
+        if not found.ok:
+            problems.append(
+                f"eval.select_metric is {config.select_metric!r}, and LPIPS cannot be measured: "
+                f"{found.reason}. {found.how_to_get} A local file is eval.lpips_weights_path; or "
+                "select by another metric."
+            )
+    if problems:
+        raise ConfigError(problems)
 
 
 def validate(
@@ -29,12 +52,13 @@ def validate(
     *,
     stage: Stage,
     predict: Predict,
+    metrics: InpaintingMetrics,
     device: torch.device,
 ) -> dict[str, float]:
     """Return the means that rank the epochs of a stage, reduced over all ranks.
 
-    Pictures: the metrics of :class:`rayfill.metrics.InpaintingMetrics`, of given holes, or in joint
-    training of holes the model found. Edges: ``edge_f1`` in the hole at probability 1/2. Label
+    Pictures: what ``metrics`` measures, of given holes, or in joint training of holes the model
+    found. Edges: ``edge_f1`` in the hole at probability 1/2. Label
     maps: ``label_accuracy``, the share of labelled hole pixels that are right. Segmentation:
     ``iou``, of all labels but "nothing", averaged.
 
@@ -43,6 +67,7 @@ def validate(
         batches: of the validation split.
         stage: which one is trained.
         predict: the model as a function of image and given hole.
+        metrics: empty, of pictures.
         device: where the batches are.
     """
     if stage == "segmentation":
@@ -54,7 +79,6 @@ def validate(
         if stage == "edges":
             return {"edge_f1": _edge_f1(inner, batches, device=device)}
         return {"label_accuracy": _label_accuracy(inner, batches, device=device)}
-    metrics = InpaintingMetrics().to(device)
     if stage == "joint":
         assert isinstance(model, JointModel)
         table = accumulate_removals(model, batches, metrics=metrics)

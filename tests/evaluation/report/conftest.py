@@ -16,7 +16,7 @@ import torch
 
 from rayfill.config.run import RunConfig, replace, to_dict
 from rayfill.evaluation.evaluate import evaluate
-from rayfill.evaluation.leaderboard import Entry, Leaderboard, protocol
+from rayfill.evaluation.leaderboard import FINISH, Entry, Leaderboard, protocol
 from rayfill.evaluation.result import samples_parquet
 from rayfill.evaluation.systems import trained
 from rayfill.metrics.aggregate import Measured
@@ -125,15 +125,17 @@ def write_sweep(sweep: Path, *, dataset: Path) -> tuple[Leaderboard, dict[str, M
     (sweep / "plan.json").write_text(json.dumps({"trials": [to_dict(c) for c in configs]}))
     opened = PreparedDataset.open(str(dataset))
     networks = trained({name: str(sweep / name / "best") for name in NAMES})
-    found = evaluate([*networks, "telea", "harmonic"], data=opened, num_workers=1)
+    patched = networks[0].patched()  # as a sweep shows its best run where patches go better
+    found = evaluate([*networks, patched, "telea", "harmonic"], data=opened, num_workers=1)
+    kinds = dict.fromkeys(NAMES, "trial") | {patched.name: FINISH}
     board = Leaderboard(
         title=f"{sweep.name}: held-out test split",
         entries=[
             Entry(
                 name=name,
-                kind="trial" if name in NAMES else "baseline",
+                kind=kinds.get(name, "baseline"),
                 table=one.table,
-                epochs="3/3" if name in NAMES else "",
+                epochs="3/3" if name in kinds else "",
             )
             for name, one in found.measured.items()
         ],

@@ -66,10 +66,12 @@ def main(args: Sequence[str]) -> int:
     from rayfill.sweeps.progress import train_watched
     from rayfill.sweeps.starts import find_starts, with_start
     from rayfill.training.cluster import place, ray_cluster
+    from rayfill.training.validation import check_select_metric
 
     console = make_console()
     config = resolve_paths(config)
     check_data(config)
+    check_select_metric([config])
     config = with_start(config, find_starts([config]))
     with ray_cluster() as capacity:
         uri = ensure_data(config, console=console)

@@ -46,7 +46,8 @@ class Comparison:
 
     board: Leaderboard
     runs: Mapping[str, Run]
-    """The trained systems by name; entries without one are baselines."""
+    """The trained systems by name; entries without one are baselines, or one with patches over its
+    answers."""
     measured: Mapping[str, Measured]
     """Every entry's metrics per sample."""
     sample_id: Sequence[str]
@@ -181,7 +182,7 @@ class Comparison:
 
 def metric_name(metric: str) -> str:
     """Return a metric as it is written in a sentence or at an axis."""
-    return COLUMNS[metric].title.rstrip(" ↑↓") if metric in COLUMNS else metric
+    return COLUMNS[metric].name if metric in COLUMNS else metric
 
 
 def unit(metric: str) -> str:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rayfill.config.ranking import best_of
 from rayfill.config.run import EvalConfig, RunConfig, flatten, from_dict
 from rayfill.evaluation.evaluate import evaluate, lpips_if_available
-from rayfill.evaluation.leaderboard import COLUMNS, Entry, Leaderboard, ReportRow, protocol
+from rayfill.evaluation.leaderboard import (
+    COLUMNS,
+    FINISH,
+    Entry,
+    Leaderboard,
+    ReportRow,
+    protocol,
+)
 from rayfill.evaluation.report.contents import Comparison, Run
 from rayfill.evaluation.report.found import Asked, FoundRun, Unranked
 from rayfill.evaluation.report.results import (
@@ -22,7 +29,7 @@ from rayfill.evaluation.report.results import (
     read_results,
     why_no_metrics,
 )
-from rayfill.evaluation.systems import trained
+from rayfill.evaluation.systems import PATCHED, trained
 from rayfill.metrics import LpipsMetric
 from rayfill.metrics.aggregate import Measured
 from rayfill.runs.sweep_folder import WINNER, SweepFolder
@@ -49,7 +56,7 @@ class _System:
     rank_by: str
     dataset: str
     run: Run | None = None
-    """None for a baseline."""
+    """None for a baseline, and for a run with patches over its answers."""
 
 
 def gather(
@@ -175,23 +182,25 @@ class _Gathering:
         )
 
     def _baselines(self, sweep: SweepFolder, *, beside: Sequence[_System]) -> list[_System]:
-        """Return the baselines of a sweep, each once for the same samples and holes."""
+        """Return a sweep's baselines, each once for the same samples and holes, and its finish."""
         recorded = self._recorded(sweep)
         own = [s for s in beside if s.run and s.run.folder.parent == sweep.uri]
         if recorded is None or not own:
             return []
         known = {(s.entry.name, s.protocol["dataset_hash"]) for s in beside}
+        # Runs of several sweeps may be shown under other names than their sweep gave them.
+        shown = {s.run.folder.name + PATCHED: s.entry.name + PATCHED for s in own if s.run}
         return [
             dataclasses.replace(
                 own[0],
-                entry=entry,
+                entry=dataclasses.replace(entry, name=shown.get(entry.name, entry.name)),
                 measured=recorded.measured[entry.name],
                 sample_id=recorded.sample_id[entry.name],
                 hole_ratio=recorded.hole_ratio[entry.name],
                 run=None,
             )
             for entry in recorded.board.entries
-            if entry.kind == "baseline"
+            if (entry.kind == "baseline" or (entry.kind == FINISH and entry.name in shown))
             and entry.name in recorded.measured
             and (entry.name, recorded.board.protocol["dataset_hash"]) not in known
         ]
@@ -227,9 +236,7 @@ def arrays_of(comparison: Comparison) -> tuple[SplitArrays | None, str]:
 def _best_validation(run: Run, metric: str) -> float:
     """Return the best finite value of a metric on the validation split, or NaN."""
     key = f"val/{metric}"
-    scores = [entry[key] for entry in run.history if math.isfinite(entry.get(key, math.nan))]
-    best = min if COLUMNS[metric].less_is_better else max
-    return best(scores, default=math.nan)
+    return best_of((entry[key] for entry in run.history if key in entry), metric=metric)
 
 
 def _by_protocol(systems: Sequence[_System]) -> list[list[_System]]:

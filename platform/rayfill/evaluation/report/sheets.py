@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rayfill.evaluation.leaderboard import COLUMNS, Entry
+from rayfill.config.ranking import less_is_better
+from rayfill.evaluation.leaderboard import FINISH, Entry
 from rayfill.evaluation.report.contents import Comparison, with_unit
+from rayfill.evaluation.systems import PATCHED, System, trained
 from rayfill.inference.baselines import BASELINES
 from rayfill.metrics import bucket_of
-from rayfill.models import InpaintingModel, JointModel, composite
+from rayfill.models import JointModel, composite
 from rayfill.models.batch import to_device
-from rayfill.runs.bundle import load_bundle
 from rayfill_data.codec import UInt8Array, to_uint8
 from rayfill_data.errors import DatasetError, RayfillError, unknown_name
 from rayfill_data.prepared.batches import evaluation_batches
@@ -145,7 +146,7 @@ def draw_sheets(comparison: Comparison, *, arrays: SplitArrays, count: int) -> l
         return []
     values = comparison.measured[best.name].values[metric]
     chosen = choose_samples(
-        -values if metric in COLUMNS and COLUMNS[metric].less_is_better else values,
+        -values if less_is_better(metric) else values,
         hole_ratio=comparison.hole_ratio,
         sample_id=comparison.sample_id,
         count=count,
@@ -193,25 +194,27 @@ def _given(arrays: SplitArrays, index: int) -> list[Tile]:
     ]
 
 
-def system(comparison: Comparison, entry: Entry) -> InpaintingModel:
+def system(comparison: Comparison, entry: Entry) -> System:
     """Return the network of an entry, or the baseline.
 
     Raises:
         RayfillError: a bundle that cannot be used, or an unknown baseline.
     """
-    if entry.name in comparison.runs:
-        model: InpaintingModel = load_bundle(comparison.runs[entry.name].folder.bundle).model
-        return model
-    if entry.name not in BASELINES:
-        raise RayfillError(unknown_name("baseline", entry.name, BASELINES))
-    return BASELINES[entry.name]
+    patched = entry.kind == FINISH
+    name = entry.name.removesuffix(PATCHED) if patched else entry.name
+    if name in comparison.runs:
+        (own,) = trained({name: comparison.runs[name].folder.bundle})
+        return own.patched().opened() if patched else own.opened()
+    if name not in BASELINES:
+        raise RayfillError(unknown_name("baseline", name, BASELINES))
+    return System(name=name, kind="baseline", source=name, model=BASELINES[name])
 
 
-def composites(model: InpaintingModel, *, arrays: SplitArrays, removal: bool) -> UInt8Array:
+def composites(system: System, *, arrays: SplitArrays, removal: bool) -> UInt8Array:
     """Return the 8-bit pictures (N, H, W, 3) that a system is measured by.
 
     Args:
-        model: network or baseline.
+        system: network or baseline.
         arrays: samples with frozen holes.
         removal: let a joint network find the holes by itself, as ``removal_`` metrics do.
     """
@@ -219,12 +222,11 @@ def composites(model: InpaintingModel, *, arrays: SplitArrays, removal: bool) ->
     with torch.inference_mode():
         for numpy_batch in evaluation_batches(arrays, batch_size=8):
             batch = to_device(numpy_batch, device=torch.device("cpu"))
-            if removal and isinstance(model, JointModel):
-                filled = model.remove(batch.image, object_mask=batch.object_mask).composite
+            if removal and isinstance(system.model, JointModel):
+                filled = system.remove(batch).composite
             else:
-                filled = composite(
-                    model(batch.image, batch.hole_mask), batch.image, batch.hole_mask
-                )
+                prediction = system.fill(batch, batch.hole_mask)
+                filled = composite(prediction, batch.image, batch.hole_mask)
             made += list(to_uint8(filled.float().clamp(0, 1).numpy()))
     return np.stack(made)
 
