@@ -113,7 +113,7 @@ class DinoV2(nn.Module):
     def _positions(self, size: tuple[int, int]) -> Tensor:
         if size == (_LEARNED_SIDE, _LEARNED_SIDE):
             return self.pos_embed
-        learned = self.pos_embed[:, 1:].unflatten(1, (_LEARNED_SIDE, _LEARNED_SIDE))
+        learned = self.pos_embed[:, 1:].reshape(1, _LEARNED_SIDE, _LEARNED_SIDE, _WIDTH)
         factors = [(count + _POSITION_OFFSET) / _LEARNED_SIDE for count in size]
         resampled = nn.functional.interpolate(
             learned.permute(0, 3, 1, 2), scale_factor=factors, mode="bicubic"
