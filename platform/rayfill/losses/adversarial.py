@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rayfill.losses.perceptual import feature_distances, style_distances
 
@@ -77,20 +77,6 @@ def hole_normalised_l1_loss(prediction: Tensor, target: Tensor, hole_mask: Tenso
     hole = hole_mask > 0.5
     error = torch.where(hole, (prediction - target).abs(), 0.0).sum()
     return error / (prediction.shape[1] * hole.sum()).clamp_min(1)
-
-
-class HoleMeanL1Loss(nn.Module):
-    """Module of :func:`hole_normalised_l1_loss`, called like every loss term."""
-
-    def forward(
-        self,
-        prediction: Tensor,
-        image: Tensor,  # noqa: ARG002
-        target: Tensor,
-        hole_mask: Tensor,
-    ) -> Tensor:
-        """Return the scalar loss of a batch."""
-        return hole_normalised_l1_loss(prediction, target, hole_mask)
 
 
 def _detached(features: Sequence[Tensor]) -> list[Tensor]:

@@ -1,10 +1,10 @@
-"""Losses that compare pixel with pixel: each a pure function and a thin Module of its name."""
+"""Losses that compare pixel with pixel."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 #: Mean squared error below which log_mse_loss stops rewarding: 50 dB.
 _LOG_MSE_FLOOR = 1e-5
@@ -87,63 +87,3 @@ def log_mse_loss(prediction: Tensor, target: Tensor, hole_mask: Tensor) -> Tenso
     logs = torch.log(error / values.clamp_min(1) + _LOG_MSE_FLOOR)
     counted = values > 0
     return torch.where(counted, logs, 0.0).sum() / counted.sum().clamp_min(1)
-
-
-class MSELoss(nn.Module):
-    """:func:`mse_loss` as a term of a composite loss."""
-
-    def forward(
-        self, prediction: Tensor, image: Tensor, target: Tensor, hole_mask: Tensor
-    ) -> Tensor:
-        """Return the loss, a scalar."""
-        return mse_loss(prediction, target)
-
-
-class L1Loss(nn.Module):
-    """:func:`l1_loss` as a term of a composite loss."""
-
-    def forward(
-        self, prediction: Tensor, image: Tensor, target: Tensor, hole_mask: Tensor
-    ) -> Tensor:
-        """Return the loss, a scalar."""
-        return l1_loss(prediction, target)
-
-
-class HoleValidL1Loss(nn.Module):
-    """:func:`hole_valid_l1_loss` with its published weights as a term of a composite loss."""
-
-    def forward(
-        self, prediction: Tensor, image: Tensor, target: Tensor, hole_mask: Tensor
-    ) -> Tensor:
-        """Return the loss, a scalar."""
-        return hole_valid_l1_loss(prediction, target, hole_mask)
-
-
-class HoleL1Loss(nn.Module):
-    """:func:`hole_l1_loss` as a term of a composite loss."""
-
-    def forward(
-        self, prediction: Tensor, image: Tensor, target: Tensor, hole_mask: Tensor
-    ) -> Tensor:
-        """Return the loss, a scalar."""
-        return hole_l1_loss(prediction, target, hole_mask)
-
-
-class ValidL1Loss(nn.Module):
-    """:func:`valid_l1_loss` as a term of a composite loss."""
-
-    def forward(
-        self, prediction: Tensor, image: Tensor, target: Tensor, hole_mask: Tensor
-    ) -> Tensor:
-        """Return the loss, a scalar."""
-        return valid_l1_loss(prediction, target, hole_mask)
-
-
-class LogMSELoss(nn.Module):
-    """:func:`log_mse_loss` as a term of a composite loss."""
-
-    def forward(
-        self, prediction: Tensor, image: Tensor, target: Tensor, hole_mask: Tensor
-    ) -> Tensor:
-        """Return the loss, a scalar."""
-        return log_mse_loss(prediction, target, hole_mask)

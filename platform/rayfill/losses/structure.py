@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from rayfill.metrics.functional import SSIM_K1, SSIM_K2, SSIM_RADIUS, window_matrix
-from rayfill.models.base import composite
 from rayfill_data.errors import RayfillError
 
 #: Pictures lie in [0, 1]: the sum of two is 1 on average, near which float32 would lose digits.
@@ -54,39 +53,19 @@ def ssim_loss(prediction: Tensor, target: Tensor) -> Tensor:
     return 1 - (luminance * contrast).mean()
 
 
-def tv_loss(filled: Tensor, hole_mask: Tensor) -> Tensor:
+def tv_loss(composite: Tensor, hole_mask: Tensor) -> Tensor:
     """Return ``sum(|x[i, j+1] - x[i, j]| + |x[i+1, j] - x[i, j]|) / N`` around the hole.
 
     Summed over pairs whose two pixels both lie in the hole or touch it (also by a corner); ``N``
     counts all values of the batch, so a small hole weighs little, as published.
 
     Args:
-        filled: (B, 3, H, W), the composite.
+        composite: (B, 3, H, W), the composite.
         hole_mask: (B, 1, H, W), exactly 0 or 1, 1 = hole.
 
     Source: Liu et al. 2018 (arXiv:1804.07723), L_tv.
     """
     region = F.max_pool2d(hole_mask, 3, stride=1, padding=1) > 0.5
-    across = torch.where(region[..., 1:] & region[..., :-1], filled.diff(dim=-1).abs(), 0.0)
-    down = torch.where(region[..., 1:, :] & region[..., :-1, :], filled.diff(dim=-2).abs(), 0.0)
-    return (across.sum() + down.sum()) / filled.numel()
-
-
-class SSIMLoss(nn.Module):
-    """:func:`ssim_loss` as a term of a composite loss."""
-
-    def forward(
-        self, prediction: Tensor, image: Tensor, target: Tensor, hole_mask: Tensor
-    ) -> Tensor:
-        """Return the loss, a scalar."""
-        return ssim_loss(prediction, target)
-
-
-class TVLoss(nn.Module):
-    """:func:`tv_loss` of the composite as a term of a composite loss."""
-
-    def forward(
-        self, prediction: Tensor, image: Tensor, target: Tensor, hole_mask: Tensor
-    ) -> Tensor:
-        """Return the loss, a scalar."""
-        return tv_loss(composite(prediction, image, hole_mask), hole_mask)
+    across = torch.where(region[..., 1:] & region[..., :-1], composite.diff(dim=-1).abs(), 0.0)
+    down = torch.where(region[..., 1:, :] & region[..., :-1, :], composite.diff(dim=-2).abs(), 0.0)
+    return (across.sum() + down.sum()) / composite.numel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ class LossSpec:
 
     term: str | Callable[..., nn.Module]
     """Makes the module ``(prediction, image, target, hole_mask) -> scalar``, where it looks through
-    a pretrained network from that; of ours the place, imported when it is wanted."""
+    a pretrained network from that; of ours the place of that, imported when it is wanted, or of a
+    function of some of the four and of ``composite``."""
 
     summary: str
     """One line for a list of terms."""
@@ -31,27 +33,31 @@ class LossSpec:
     @property
     def build(self) -> Callable[..., nn.Module]:
         """Return what makes the module."""
-        made: Callable[..., nn.Module] = at_place(self.term)
+        made: Callable[..., Any] = at_place(self.term)
+        if isinstance(self.term, str) and not isinstance(made, type):
+            from rayfill.losses.function import FunctionLoss
+
+            return functools.partial(FunctionLoss, made)
         return made
 
 
 LOSSES: dict[str, LossSpec] = {
-    "mse": LossSpec(term="rayfill.losses.pixel:MSELoss", summary="mean squared error, all pixels"),
-    "l1": LossSpec(term="rayfill.losses.pixel:L1Loss", summary="mean absolute error, all pixels"),
+    "mse": LossSpec(term="rayfill.losses.pixel:mse_loss", summary="mean squared error, all pixels"),
+    "l1": LossSpec(term="rayfill.losses.pixel:l1_loss", summary="mean absolute error, all pixels"),
     "hole_valid_l1": LossSpec(
-        term="rayfill.losses.pixel:HoleValidL1Loss",
+        term="rayfill.losses.pixel:hole_valid_l1_loss",
         summary="absolute error, hole pixels 6 times as heavy as known ones",
     ),
     "valid_l1": LossSpec(
-        term="rayfill.losses.pixel:ValidL1Loss",
+        term="rayfill.losses.pixel:valid_l1_loss",
         summary="absolute error of known pixels, over all pixels",
     ),
     "hole_l1": LossSpec(
-        term="rayfill.losses.pixel:HoleL1Loss",
+        term="rayfill.losses.pixel:hole_l1_loss",
         summary="absolute error in the hole, over all pixels",
     ),
     "log_mse": LossSpec(
-        term="rayfill.losses.pixel:LogMSELoss",
+        term="rayfill.losses.pixel:log_mse_loss",
         summary="logarithm of each sample's squared error in its hole",
     ),
     "perceptual": LossSpec(
@@ -70,12 +76,14 @@ LOSSES: dict[str, LossSpec] = {
         needs_features=True,
     ),
     "tv": LossSpec(
-        term="rayfill.losses.structure:TVLoss",
+        term="rayfill.losses.structure:tv_loss",
         summary="total variation of the composite in and at the hole",
     ),
-    "ssim": LossSpec(term="rayfill.losses.structure:SSIMLoss", summary="1 - structural similarity"),
+    "ssim": LossSpec(
+        term="rayfill.losses.structure:ssim_loss", summary="1 - structural similarity"
+    ),
     "hole_mean_l1": LossSpec(
-        term="rayfill.losses.adversarial:HoleMeanL1Loss",
+        term="rayfill.losses.adversarial:hole_normalised_l1_loss",
         summary="absolute error in the hole, over hole pixels",
     ),
 }
