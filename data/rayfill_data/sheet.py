@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from rayfill_data.codec import UInt8Array
 from rayfill_data.masks.hole import dilate
+from rayfill_data.masks.typeface import typeface
 
 GAP_PX = 6
 _TEXT_PX = 12
@@ -128,7 +127,12 @@ def caption(
     top = (lines - len(parts)) * line_px  # what stands above a picture stands close to it
     for number, part in enumerate(parts):
         place = (0, top + number * line_px)
-        pen.text(place, part, fill=_MUTED if muted else _INK, font=_font(text_px))
+        pen.text(
+            place,
+            part,
+            fill=_MUTED if muted else _INK,
+            font=typeface("DejaVuSans", size_px=text_px),
+        )
     return np.asarray(picture, np.uint8)
 
 
@@ -138,7 +142,7 @@ def broken(text: str, *, width: int, most: int, text_px: int = _TEXT_PX) -> list
     Names have no spaces to break at, so lines end at any character, behind a ``-`` or ``_`` where
     one is near the end.
     """
-    font, rest = _font(text_px), " ".join(text.split())
+    font, rest = typeface("DejaVuSans", size_px=text_px), " ".join(text.split())
     parts: list[str] = []
     while rest:
         fits = len(rest)
@@ -153,13 +157,6 @@ def broken(text: str, *, width: int, most: int, text_px: int = _TEXT_PX) -> list
         parts.append(rest[:cut].rstrip())
         rest = rest[cut:].lstrip()
     return parts
-
-
-@functools.cache
-def _font(text_px: int) -> ImageFont.FreeTypeFont:
-    import matplotlib as mpl  # whose typeface, that of the plots, has more than Latin letters
-
-    return ImageFont.truetype(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), text_px)
 
 
 def _padded(picture: UInt8Array, *, height: int, width: int) -> UInt8Array:

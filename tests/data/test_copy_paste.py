@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from rayfill_data.masks.copy_paste import Cutout, paste, random_cutout, random_window, resize
-from rayfill_data.sources.photos import _photo
+from rayfill_data.sources.bundled import bundled_photo
 
 
 @pytest.mark.parametrize("size", [4, 5, 16, 48])
 def test_cutouts_are_textured_shapes_that_fill_their_box(size: int) -> None:
-    photo = _photo("data/astronaut.png")
+    photo = bundled_photo("data/astronaut.png")
     for seed in range(30):
         cutout = random_cutout(photo, rng=np.random.default_rng(seed), size_px=size)
         assert cutout.rgb.shape == (size, size, 3)

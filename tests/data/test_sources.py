@@ -16,7 +16,7 @@ from PIL import Image
 from rayfill_data.contract import SPLITS
 from rayfill_data.errors import ConfigError, DatasetError, ImageError
 from rayfill_data.masks.hole import hole_ratio
-from rayfill_data.sources import SOURCES, FolderOptions, PhotosOptions, folder, photos
+from rayfill_data.sources import SOURCES, FolderOptions, PhotosOptions, bundled, folder, photos
 from rayfill_data.sources.files import list_pictures, same_bytes
 from rayfill_data.sources.spec import is_object
 
@@ -47,16 +47,16 @@ def test_photos_splits_never_share_a_photograph() -> None:
     found = collections.defaultdict(set)
     for task in plan.tasks:
         found[task.split].add(task.source_id)
-        sources = {photo.path: photo.source_id for photo in photos._PHOTOS[task.split]}
+        sources = {photo.path: photo.source_id for photo in bundled.BUNDLED[task.split]}
         assert all(sources[donor] != task.source_id for donor in task.donors)
     assert set(found) == set(SPLITS)
     assert all(len(sources) >= 2 for sources in found.values())
     assert not found["train"] & found["val"]
     assert not found["train"] & found["test"]
     assert not found["val"] & found["test"]
-    everywhere = [photo for group in photos._PHOTOS.values() for photo in group]
-    splits = {photo.source_id: split for split, group in photos._PHOTOS.items() for photo in group}
-    assert all(photo in photos._PHOTOS[splits[photo.source_id]] for photo in everywhere)
+    everywhere = [photo for group in bundled.BUNDLED.values() for photo in group]
+    splits = {photo.source_id: split for split, group in bundled.BUNDLED.items() for photo in group}
+    assert all(photo in bundled.BUNDLED[splits[photo.source_id]] for photo in everywhere)
 
 
 def test_photos_plan_is_stable_and_grows_at_its_end() -> None:
@@ -97,7 +97,7 @@ def test_object_share_is_kept(share: float) -> None:
 
 def test_missing_bundled_photograph_says_what_to_install() -> None:
     with pytest.raises(DatasetError, match="Install no_such_library again"):
-        photos._read(photos._Bundled("no_such_library", "x.png", "x", 1))
+        bundled.read_bundled(bundled.Bundled("no_such_library", "x.png", "x", 1))
 
 
 # --- folder

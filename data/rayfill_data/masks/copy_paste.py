@@ -45,7 +45,7 @@ class Pair:
     target: UInt8Array
     """(H, W, 3) uint8, the background bit for bit."""
     hole_mask: UInt8Array
-    """(H, W) uint8, 255 at every pixel the object covers, however faintly."""
+    """(H, W) uint8, 255 = the object."""
 
 
 def random_window(

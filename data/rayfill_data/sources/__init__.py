@@ -15,6 +15,7 @@ from rayfill_data.sources.coco.photos import COCO, CocoPhotosOptions
 from rayfill_data.sources.defacto import DEFACTO, DefactoOptions
 from rayfill_data.sources.evaluation_set import TEST_SET, TestSetOptions
 from rayfill_data.sources.folder import FOLDER, FolderOptions
+from rayfill_data.sources.marks import MARKS, MarksOptions
 from rayfill_data.sources.parquet import PARQUET, ParquetOptions
 from rayfill_data.sources.photos import PHOTOS, PhotosOptions
 from rayfill_data.sources.spec import SourceSpec, outside_source
@@ -22,6 +23,7 @@ from rayfill_data.sources.triplets import TRIPLETS, TripletsOptions
 
 SOURCES: dict[str, SourceSpec] = {
     "photos": PHOTOS,
+    "marks": MARKS,
     "folder": FOLDER,
     "triplets": TRIPLETS,
     "test_set": TEST_SET,
@@ -43,6 +45,7 @@ __all__ = [
     "CocoPhotosOptions",
     "DefactoOptions",
     "FolderOptions",
+    "MarksOptions",
     "ParquetOptions",
     "PhotosOptions",
     "SourceSpec",

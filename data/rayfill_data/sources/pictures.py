@@ -65,7 +65,7 @@ PASTED_LABELS = ("nothing", "object")
 
 
 def pasted(pair: Pair) -> Sample:
-    """Return a picture with a pasted object as a sample, labelled by :data:`PASTED_LABELS`."""
+    """Return a picture with an object laid over it as a sample; the object is label 1."""
     return Sample(
         image=pair.image,
         target=pair.target,
@@ -76,7 +76,7 @@ def pasted(pair: Pair) -> Sample:
 
 
 def without_object(sample: Sample) -> Sample:
-    """Return a sample with the label map of a picture into which nothing was pasted."""
+    """Return a sample with the label map of a picture over which nothing was laid."""
     return dataclasses.replace(sample, labels=np.zeros(sample.image.shape[:2], np.uint8))
 
 

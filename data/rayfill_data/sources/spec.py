@@ -11,7 +11,8 @@ from rayfill_data.codec import UInt8Array
 from rayfill_data.errors import ConfigError
 
 #: irregular: drawn by the generator that the option `masks` names, afresh every epoch in training;
-#: object: a pasted cut-out, frozen; given: the mask that came with the photo, frozen.
+#: object: a pasted cut-out or a drawn mark, frozen; given: the mask that came with the photo,
+#: frozen.
 HoleKind = Literal["irregular", "object", "given"]
 
 
