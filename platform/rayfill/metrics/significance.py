@@ -95,25 +95,8 @@ def paired_difference(
     Raises:
         RayfillError: shapes that differ, or no sample on which all values are finite.
     """
-    one, other = np.atleast_2d(np.asarray(first, float)), np.atleast_2d(np.asarray(second, float))
-    if one.shape != other.shape:
-        raise RayfillError(
-            f"Two systems were measured on {one.shape} and {other.shape} seeds and samples: "
-            "measure both on the same split with the same seeds."
-        )
-    if source_id is not None and len(source_id) != one.shape[1]:
-        raise RayfillError(
-            f"There are photographs of {len(source_id)} samples and values of {one.shape[1]}: give "
-            "the photograph of each sample."
-        )
-    finite = (np.isfinite(one) & np.isfinite(other)).all(axis=0)
-    differences = one[:, finite] - other[:, finite]  # (S, N)
+    differences, photograph = _common(first, second, source_id=source_id)
     num_seeds, num_samples = differences.shape
-    if not num_samples:
-        raise RayfillError("There is no sample on which both systems have a finite value.")
-    photograph = (
-        np.arange(num_samples) if source_id is None else _numbered(np.asarray(source_id)[finite])
-    )
     draws = _resampled_means(
         differences, photograph=photograph, resamples=resamples, rng=np.random.default_rng(seed)
     )
@@ -152,6 +135,30 @@ def holm(found: Sequence[Interval | None]) -> list[Interval | None]:
         one and dataclasses.replace(one, p_value=corrected[index])
         for index, one in enumerate(found)
     ]
+
+
+def _common(
+    first: ArrayLike, second: ArrayLike, *, source_id: Sequence[str] | None
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Return the (S, N) differences of samples with all values, and their (N,) photographs."""
+    one, other = np.atleast_2d(np.asarray(first, float)), np.atleast_2d(np.asarray(second, float))
+    if one.shape != other.shape:
+        raise RayfillError(
+            f"Two systems were measured on {one.shape} and {other.shape} seeds and samples: "
+            "measure both on the same split with the same seeds."
+        )
+    if source_id is not None and len(source_id) != one.shape[1]:
+        raise RayfillError(
+            f"There are photographs of {len(source_id)} samples and values of {one.shape[1]}: give "
+            "the photograph of each sample."
+        )
+    finite = (np.isfinite(one) & np.isfinite(other)).all(axis=0)
+    differences = one[:, finite] - other[:, finite]  # (S, N)
+    if not finite.any():
+        raise RayfillError("There is no sample on which both systems have a finite value.")
+    if source_id is None:
+        return differences, np.arange(differences.shape[1])
+    return differences, _numbered(np.asarray(source_id)[finite])
 
 
 def _numbered(source_id: NDArray[np.str_]) -> NDArray[np.intp]:
