@@ -33,9 +33,9 @@ def _show_leads(comparison: Comparison, *, console: Console) -> None:
             interval(leads[metric], metric) if metric in leads else ""
             for metric in comparison.metrics
         ]
-        metric = comparison.sample_metric
-        counted = leads[metric].counted if metric in leads else ""
-        rows.append([other, *cells, counted, comparison.doubt(other, metric)])
+        # Several where some photographs have no value of a metric.
+        counted = ", ".join(dict.fromkeys(lead.counted for lead in leads.values()))
+        rows.append([other, *cells, counted, comparison.doubt(other, comparison.sample_metric)])
     console.print(
         Table(
             title=f"Lead of {comparison.best.name} on the same samples, 95 % intervals",
