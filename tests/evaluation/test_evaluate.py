@@ -305,6 +305,10 @@ def test_all_are_measured_on_the_samples_that_all_have(tmp_path: Path) -> None:
     found = evaluate(systems, data=dataset, num_workers=1, allow_missing=True)
     kept = tuple(f"s{index}" for index in range(9) if index not in (3, 7))
     assert found.sample_id == kept
+    photographs = {f"s{index * 4 % 9}": str(index) for index in range(9)}  # as written
+    assert found.measured["one"].source_id == tuple(photographs[sample] for sample in kept)
+    verdicts = {d.system: d.verdict() for d in found.differences if d.metric == "psnr"}
+    assert verdicts["one"] == "7 photographs are too few to tell"
     for name in ("telea", "one", "two"):
         assert found.measured[name].table.total["psnr"].n == 7
     assert found.board.protocol["samples"] == "7 of 9, those that all systems have"

@@ -90,7 +90,7 @@ def test_the_differences_of_an_evaluation(console_rows: Console, markdown_tables
     assert [row[0] for row in rows[-3:]] == [OTHER, OTHER, LABEL]
     found = markdown_tables(EVALUATION.markdown())[-1]
     assert [row[0] for row in found] == ["system", OTHER, OTHER, LABEL]
-    assert found[-1] == [LABEL, "all", "0", "itself"]
+    assert found[-1] == [LABEL, "all", "0", "", "itself"]
 
 
 def test_the_csv_of_an_evaluation() -> None:

@@ -19,6 +19,7 @@ def test_every_system_and_sample_has_a_row_with_what_was_measured_of_it() -> Non
         "joint": Measured(
             table=empty,
             values={"psnr": np.array([20.0, np.inf]), "removal_psnr": np.array([18.0, np.nan])},
+            source_id=("photo", "photo"),
         ),
         "telea": Measured(table=empty, values={"psnr": np.array([19.0, 21.0])}),
     }
@@ -28,6 +29,7 @@ def test_every_system_and_sample_has_a_row_with_what_was_measured_of_it() -> Non
     assert [(row["system"], row["sample_id"]) for row in rows] == [
         ("joint", "a"), ("joint", "b"), ("telea", "a"), ("telea", "b"),
     ]  # fmt: skip
+    assert [row["source_id"] for row in rows] == ["photo", "photo", None, None]
     assert rows[1]["psnr"] == math.inf
     assert rows[0]["removal_psnr"] == 18.0
     assert math.isnan(rows[1]["removal_psnr"])

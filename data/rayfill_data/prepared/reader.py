@@ -39,6 +39,8 @@ class SplitArrays:
     has_mask: npt.NDArray[np.bool_]
     """(N,) False where a fresh mask is to be drawn every epoch."""
     sample_id: tuple[str, ...]
+    source_id: tuple[str, ...]
+    """The photograph that each sample was made of; several samples may be of one."""
     hole_ratio: Float32Array
     """(N,) share of hole pixels in [0, 1], NaN where `has_mask` is False."""
     labels: UInt8Array | None = None
@@ -70,6 +72,7 @@ class SplitArrays:
             hole_mask=self.hole_mask[index],
             has_mask=self.has_mask[index],
             sample_id=tuple(self.sample_id[row] for row in rows),
+            source_id=tuple(self.source_id[row] for row in rows),
             hole_ratio=self.hole_ratio[index],
             labels=None if self.labels is None else self.labels[index],
             target_labels=None if self.target_labels is None else self.target_labels[index],
@@ -219,6 +222,7 @@ class PreparedDataset:
             hole_mask=hole_mask,
             has_mask=has_mask,
             sample_id=tuple(rows["sample_id"].to_pylist()),
+            source_id=tuple(rows["source_id"].to_pylist()),
             hole_ratio=ratio.astype(np.float32),
             labels=None if labels is None else labels[0],
             target_labels=None if labels is None else labels[1],

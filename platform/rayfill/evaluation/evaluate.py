@@ -6,19 +6,17 @@ Values do not depend on where they are measured, nor scores on how samples are s
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from rayfill.config.ranking import needs_lpips
 from rayfill.config.run import EvalConfig
 from rayfill.evaluation.finished_pictures import check_finished, read_finished
 from rayfill.evaluation.leaderboard import COLUMNS, Entry, Leaderboard, protocol
 from rayfill.evaluation.result import Evaluation
+from rayfill.evaluation.samples import batch_size, in_order, load_samples, shards, without
 from rayfill.evaluation.systems import System, open_systems
 from rayfill.evaluation.work import Conditions, Work
 from rayfill.metrics import FidMetric, LpipsMetric, ResidualObjectScore, lpips_available
@@ -29,14 +27,6 @@ from rayfill_data.errors import ConfigError, DatasetError, RayfillError, unknown
 from rayfill_data.prepared.batches import evaluation_batches
 from rayfill_data.prepared.reader import PreparedDataset, SplitArrays
 from rayfill_data.progress import show_progress
-from rayfill_data.sources.files import some
-
-#: A batch where nobody says how many samples: 32 of 256x256 pixels, 8 of 512x512.
-_BATCH_SAMPLES = 32
-_BATCH_PIXELS = _BATCH_SAMPLES * 256 * 256
-
-#: Shards of a split for each core: enough that no core waits long for the last one.
-_SHARDS_PER_CORE = 4
 
 _NO_TRUTH = (
     "These pictures have no truth to compare with: measured is how well what was filled goes with "
@@ -123,16 +113,16 @@ def evaluate(
     systems = _with_pictures(systems, parts=parts)
     finished = {system.name: system.finished for system in systems if system.finished}
     missing, amiss = check_finished(finished, allow_missing=asked.allow_missing)
-    parts = _without(parts, missing)
+    parts = without(parts, missing)
     measured, refused = _measure(systems, parts=parts, options=asked, lpips=network, truth=truth)
     conditions = _conditions(dataset, split=split, options=asked, lpips=network, parts=parts)
     notes = [note, *amiss, *refused.values()]
-    sample_id, hole_ratio = _samples(parts)
+    samples = in_order(parts)
     return Evaluation(
         board=_board(systems, measured, options=asked, conditions=conditions, notes=notes),
         measured=measured,
-        sample_id=sample_id,
-        hole_ratio=hole_ratio,
+        sample_id=samples.sample_id,
+        hole_ratio=samples.hole_ratio,
         against=asked.against if asked.against in measured else next(iter(measured)),
         refused=refused,
         left_out={name: one.missing for name, one in finished.items() if one.missing},
@@ -146,13 +136,6 @@ def _opened(
     systems = open_systems(references, tracking_uri=tracking_uri)
     patched = [system.patched() for system in systems if system.kind == "model"]
     return systems + patched if with_patches else systems
-
-
-def _samples(parts: Sequence[SplitArrays]) -> tuple[tuple[str, ...], NDArray[np.floating]]:
-    """Return the ids and hole ratios of all samples, in the split's order."""
-    order = _order(parts)
-    names = np.concatenate([part.sample_id for part in parts])[order].tolist()
-    return tuple(names), np.concatenate([part.hole_ratio for part in parts])[order]
 
 
 def _options(given: Mapping[str, Any]) -> EvaluateOptions:
@@ -189,12 +172,12 @@ def _measure(
 ) -> tuple[dict[str, Measured], dict[str, str]]:
     """Return what systems scored, in the split's order, and why others are refused."""
     _check_count(sum(map(len, parts)), fid=options.fid)
-    batch_size = options.batch_size or _batch_size(parts)
+    at_a_time = options.batch_size or batch_size(parts)
     work = Work(
         systems=systems,
-        shards=[shard for part in parts for shard in _shards(part, batch_size=batch_size)],
+        shards=[shard for part in parts for shard in shards(part, batch_size=at_a_time)],
         conditions=Conditions(
-            batch_size=batch_size,
+            batch_size=at_a_time,
             expand_px=options.expand_px,
             raw=options.raw,
             truth=truth,
@@ -207,17 +190,16 @@ def _measure(
         found, refused = work.run(
             num_workers=options.num_workers, allow_broken=options.allow_broken, progress=progress
         )
-    order = _order(parts)
+    samples = in_order(parts)
     measured = {
-        name: dataclasses.replace(one, values={key: row[order] for key, row in one.values.items()})
+        name: dataclasses.replace(
+            one,
+            values={metric: values[samples.order] for metric, values in one.values.items()},
+            source_id=samples.source_id,
+        )
         for name, one in found.items()
     }
     return measured, refused
-
-
-def _order(parts: Sequence[SplitArrays]) -> NDArray[np.intp]:
-    """Return the order in which samples of several sizes are those of the split."""
-    return np.argsort(np.concatenate([part.sample_id for part in parts]), kind="stable")
 
 
 def _board(
@@ -270,32 +252,6 @@ def _check(
         raise ConfigError(problems)
 
 
-def load_samples(dataset: PreparedDataset, *, split: str) -> Sequence[SplitArrays]:
-    """Return the samples of a split by size, all with a frozen hole.
-
-    Raises:
-        DatasetError: no samples, or some without a hole.
-    """
-    parts = dataset.load_by_size(split)
-    if not sum(map(len, parts)):
-        raise DatasetError(
-            f"{dataset.uri}: split {split!r} holds no samples. Name another --split, or prepare "
-            "pictures for testing with `rayfill prepare test_set`."
-        )
-    unfrozen = [
-        sample
-        for part in parts
-        for sample, frozen in zip(part.sample_id, part.has_mask, strict=True)
-        if not frozen
-    ]
-    if unfrozen:
-        raise DatasetError(
-            f"{dataset.uri}: {len(unfrozen)} samples of split {split!r} have no hole mask "
-            f"({some(unfrozen)}), and every system needs the same holes. Measure on val or test."
-        )
-    return parts
-
-
 def _check_count(count: int, *, fid: FidMetric | None) -> None:
     if not count:
         raise DatasetError(
@@ -325,37 +281,11 @@ def _with_pictures(systems: Sequence[System], *, parts: Sequence[SplitArrays]) -
     ]
 
 
-def _without(parts: Sequence[SplitArrays], missing: set[str]) -> list[SplitArrays]:
-    """Return the parts without some samples, and no empty ones."""
-    if not missing:
-        return list(parts)
-    kept = [
-        part.take([row for row, sample in enumerate(part.sample_id) if sample not in missing])
-        for part in parts
-    ]
-    return [part for part in kept if len(part)]
-
-
-def _batch_size(parts: Sequence[SplitArrays]) -> int:
-    largest = max(part.hole_mask[0].size for part in parts)
-    return int(max(1, min(_BATCH_SAMPLES, _BATCH_PIXELS // largest)))
-
-
-def _shards(part: SplitArrays, *, batch_size: int) -> list[SplitArrays]:
-    """Cut a part into shards of whole batches."""
-    batches = -(-len(part) // batch_size)
-    wanted = _SHARDS_PER_CORE * (os.cpu_count() or 1)
-    step = -(-batches // wanted) * batch_size
-    return [
-        part.take(range(start, min(start + step, len(part)))) for start in range(0, len(part), step)
-    ]
-
-
 def _seen_before(score: ResidualObjectScore, parts: Sequence[SplitArrays]) -> str:
     """Return how the residual-object score was measured, and what it is with nothing removed."""
     score.to("cpu").reset()
     for part in parts:
-        for batch in evaluation_batches(part, batch_size=_batch_size([part])):
+        for batch in evaluation_batches(part, batch_size=batch_size([part])):
             photos = to_device(batch, device=torch.device("cpu"))
             score.update(photos.image, photos.object_mask)
     before = score.compute()["residual_object"]

@@ -47,7 +47,7 @@ class Evaluation:
     @functools.cached_property
     def differences(self) -> list[Difference]:
         """Of every system from the one they are compared with, metric by metric."""
-        return list(differences_from(self.against, measured=self.measured))
+        return differences_from(self.against, measured=self.measured)
 
     def show(self, console: Console) -> None:
         """Print the table, its buckets, its protocol and the differences."""
@@ -104,15 +104,20 @@ class Evaluation:
         for row in self.differences:
             if row.system == row.against:
                 continue
-            found, shown = row.interval, ""
+            found, shown, counted = row.interval, "", ""
             if found is not None:
                 spec = f"+.{COLUMNS[row.metric].digits + 1}f"
                 shown = f"{found.mean:{spec}} [{found.low:{spec}}, {found.high:{spec}}]"
-            rows.append([row.system, row.metric, shown, row.verdict()])
+                counted = found.counted
+            rows.append([row.system, row.metric, shown, counted, row.verdict()])
         return Table(
             title=f"Difference from {self.against}, paired by sample, 95 % intervals",
-            columns=["system", "metric", Column("difference", right=True), "verdict"],
-            rows=[*rows, [self.against, "all", "0", "itself"]],
+            columns=[
+                *("system", "metric"),
+                *(Column(title, right=True) for title in ("difference", "over")),
+                "verdict",
+            ],
+            rows=[*rows, [self.against, "all", "0", "", "itself"]],
         )
 
 
@@ -137,6 +142,9 @@ def samples_parquet(
             {
                 "system": [name] * len(sample_id),
                 "sample_id": list(sample_id),
+                "source_id": [None] * len(sample_id)
+                if found.source_id is None
+                else list(found.source_id),
                 "hole_ratio": hole_ratio,
                 **found.values,
             }

@@ -112,6 +112,8 @@ class Measured:
     table: MetricTable
     values: dict[str, NDArray[np.float64]]
     """(N,) by metric, in the split's order; NaN where a sample has none (no hole)."""
+    source_id: tuple[str, ...] | None = None
+    """The photograph of each sample, in the same order; None where that was not written down."""
 
 
 class InpaintingMetrics(Metric):

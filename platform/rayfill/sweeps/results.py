@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from rayfill.config.ranking import best_of, needs_lpips, worth
 from rayfill.config.run import RunConfig
 from rayfill.evaluation.differences import against_baselines, between_systems
-from rayfill.evaluation.evaluate import evaluate, load_samples, lpips_if_available
+from rayfill.evaluation.evaluate import evaluate, lpips_if_available
 from rayfill.evaluation.leaderboard import FINISH, Entry, Leaderboard, protocol, psnr_and_ssim
 from rayfill.evaluation.result import Evaluation, samples_parquet
+from rayfill.evaluation.samples import load_samples
 from rayfill.evaluation.systems import System, trained
 from rayfill.metrics.aggregate import Measured
 from rayfill.runs.folder import Outcome, RunFolder

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -228,6 +229,24 @@ def test_the_sweeps_own_numbers_are_not_measured_again(
     assert main([str(own_sweep), "--no-log"]) == 0
     assert "77.77" in said(capsys)
     assert (own_sweep / "report" / "report.html").exists()
+
+
+def test_photographs_are_counted_and_it_is_said_where_they_are_not_known(
+    recorded: Any, own_sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    count = len(recorded.arrays.sample_id)
+    assert main([str(own_sweep), "--no-log"]) == 0
+    shown = said(capsys)
+    assert f"{count} photographs" in shown
+    assert "photographs are not known" not in shown
+    samples = pq.read_table(own_sweep / "samples.parquet")
+    pq.write_table(samples.drop_columns("source_id"), own_sweep / "samples.parquet")
+    assert main([str(own_sweep), "--no-log"]) == 0
+    shown = said(capsys)
+    assert f"{count} samples" in shown
+    assert "Note: Intervals are over samples: photographs are not known." in shown
+    for name in ("report.html", "report.md"):
+        assert "photographs are not known" in (own_sweep / "report" / name).read_text()
 
 
 def test_a_sweep_that_was_interrupted_is_measured_now(

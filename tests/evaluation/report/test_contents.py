@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -24,6 +25,7 @@ from rayfill.metrics.aggregate import Measured
 from rayfill.metrics.significance import paired_difference
 
 RATIO = np.repeat([0.05, 0.15, 0.35, 0.7], 10)
+PHOTOGRAPHS = tuple(f"p{index}" for index in range(len(RATIO)))
 
 
 def measured(values: Any, *, metric: str = "hole_psnr") -> Measured:
@@ -36,7 +38,7 @@ def measured(values: Any, *, metric: str = "hole_psnr") -> Measured:
         total=dict.fromkeys(names, score),
         buckets={b: dict.fromkeys(names, score if i < 2 else empty) for i, b in enumerate(BUCKETS)},
     )
-    return Measured(table=table, values={metric: values})
+    return Measured(table=table, values={metric: values}, source_id=PHOTOGRAPHS[: len(values)])
 
 
 def comparison(
@@ -72,13 +74,34 @@ def test_the_verdict_names_the_best_and_what_cannot_be_told_from_it(base: np.nda
     assert "cannot be told from alike." in said
     assert "worse" not in said
     clear = comparison({"best": measured(base), "worse": measured(base - 3)})
-    assert "ahead of worse by +3.000 [+3.000, +3.000] dB, more than" in " ".join(clear.verdict())
+    assert "worse by +3.000 [+3.000, +3.000] dB over 40 photographs, more than" in " ".join(
+        clear.verdict()
+    )
+
+
+def test_photographs_that_are_few_or_not_known_are_said(base: np.ndarray) -> None:
+    def of(source_id: tuple[str, ...] | None) -> Comparison:
+        found = {"best": measured(base), "worse": measured(base - 3)}
+        return comparison(
+            {name: dataclasses.replace(one, source_id=source_id) for name, one in found.items()}
+        )
+
+    few, unknown = of(("a", "b", "c", "d") * 10), of(None)
+    assert few.verdict()[1] == (
+        "On these 40 samples it cannot be told from worse: 4 photographs are too few to tell."
+    )
+    assert few.doubt("worse", "hole_psnr") == "4 photographs are too few to tell"
+    assert few.faults() == []
+    assert {one.num_photographs for one in few.by_hole_ratio("best").values()} == {4}
+    assert "(4 photographs are too few to tell)" in markdown(few)
+    assert unknown.faults() == ["Intervals are over samples: photographs are not known."]
+    assert "over 40 samples, more than chance explains." in unknown.verdict()[1]
 
 
 def test_differences_are_those_of_the_paired_bootstrap(base: np.ndarray) -> None:
     other = base + np.random.default_rng(2).normal(-0.3, 1, len(base))
     leads = comparison({"a": measured(base), "b": measured(other)}).leads
-    assert leads["b"]["hole_psnr"] == paired_difference(base, other)
+    assert leads["b"]["hole_psnr"] == paired_difference(base, other, source_id=PHOTOGRAPHS)
 
 
 def test_the_lead_is_positive_where_less_is_better(base: np.ndarray) -> None:

@@ -33,12 +33,13 @@ def _show_leads(comparison: Comparison, *, console: Console) -> None:
             interval(leads[metric], metric) if metric in leads else ""
             for metric in comparison.metrics
         ]
-        chance = "may be chance" if comparison.tied(other, comparison.sample_metric) else ""
-        rows.append([other, *cells, chance])
+        # Several where some photographs have no value of a metric.
+        counted = ", ".join(dict.fromkeys(lead.counted for lead in leads.values()))
+        rows.append([other, *cells, counted, comparison.doubt(other, comparison.sample_metric)])
     console.print(
         Table(
             title=f"Lead of {comparison.best.name} on the same samples, 95 % intervals",
-            columns=["over", *(Column(title, right=True) for title in titles), ""],
+            columns=["over", *(Column(title, right=True) for title in titles), "measured on", ""],
             rows=rows,
         )
     )

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rayfill.evaluation.differences import difference
+from rayfill.evaluation.differences import differences, photographs
 from rayfill.evaluation.leaderboard import COLUMNS, Entry, Leaderboard, psnr_and_ssim
 from rayfill.evaluation.report.found import Unranked
 from rayfill.metrics import BUCKETS, bucket_of
@@ -82,21 +82,23 @@ class Comparison:
         """
         if self.best is None:
             return {}
+        best = self.best.name
         others = [entry.name for entry in self.board.ranked() if entry is not self.best]
-        return {other: self._leads(self.best.name, other) for other in others}
+        leads: dict[str, dict[str, Interval]] = {other: {} for other in others}
+        for metric in self.metrics:
+            able = [name for name, found in self.measured.items() if metric in found.values]
+            pairs = [(best, other) for other in others if {best, other} <= {*able}]
+            for found in differences(pairs, metric=metric, measured=self.measured):
+                if found.lead:
+                    leads[found.against][metric] = found.lead
+        return leads
 
-    def _leads(self, best: str, other: str) -> dict[str, Interval]:
-        both = self.measured[best].values.keys() & self.measured[other].values.keys()
-        found = {
-            metric: difference(best, other, metric=metric, measured=self.measured).lead
-            for metric in self.metrics
-            if metric in both
-        }
-        return {metric: lead for metric, lead in found.items() if lead}
-
-    def tied(self, other: str, metric: str) -> bool:
-        """Whether the lead's interval holds 0, so that the two cannot be told apart."""
-        return metric in self.leads[other] and not self.leads[other][metric].significant
+    def doubt(self, other: str, metric: str) -> str:
+        """Return why the best cannot be told from another that it leads; empty if it can."""
+        lead = self.leads[other].get(metric)
+        if lead is None or lead.significant:
+            return ""
+        return lead.too_few or "may be chance"
 
     def verdict(self) -> list[str]:
         """Return the result in a sentence or two."""
@@ -105,24 +107,29 @@ class Comparison:
         metric = self.board.rank_by
         score = self.best.table.total[metric].mean
         said = [f"{self.best.name} is best: {metric_name(metric)} {with_unit(score, metric)}."]
-        tied = [other for other in self.leads if self.tied(other, self.sample_metric)]
+        tied = [other for other in self.leads if self.doubt(other, self.sample_metric)]
         if tied:
+            too_few = self.leads[tied[0]][self.sample_metric].too_few
             said.append(
-                f"On these {len(self.sample_id)} samples it cannot be told from {listing(tied)}."
+                f"On these {len(self.sample_id)} samples it cannot be told from {listing(tied)}"
+                f"{f': {too_few}' if too_few else ''}."
             )
         elif self.leads:
             next_best, leads = next(iter(self.leads.items()))
             if self.sample_metric in leads:
-                lead = interval(leads[self.sample_metric], self.sample_metric)
+                lead = leads[self.sample_metric]
+                shown = f"{interval(lead, self.sample_metric)} {unit(self.sample_metric)}".rstrip()
                 said.append(
-                    f"It is ahead of {next_best} by {lead} {unit(self.sample_metric)}".rstrip()
-                    + ", more than chance explains."
+                    f"It is ahead of {next_best} by {shown} over {lead.counted}, more than chance "
+                    "explains."
                 )
         return said
 
     def faults(self) -> list[str]:
-        """Return what is wrong with the numbers themselves, a sentence for each system."""
+        """Return what is wrong with the numbers themselves, a sentence for each fault."""
         metric, sentences = self.sample_metric, []
+        if photographs(self.measured) is None:
+            sentences.append("Intervals are over samples: photographs are not known.")
         for entry in self.board.ranked():
             values = self.measured[entry.name].values.get(metric)
             # How a hole looks is not defined where nothing surrounds it, which is no fault.
@@ -168,11 +175,15 @@ class Comparison:
         if values is None:
             return {}
         index = bucket_of(self.hole_ratio).numpy()
+        source_id = photographs(self.measured)
         means = {}
         for bucket in range(len(BUCKETS)):
-            own = values[(index == bucket) & np.isfinite(values)]
-            if own.size:
-                means[bucket] = paired_difference(own, np.zeros_like(own))
+            inside = (index == bucket) & np.isfinite(values)
+            if inside.any():
+                own = None if source_id is None else source_id[inside].tolist()
+                means[bucket] = paired_difference(
+                    values[inside], np.zeros(inside.sum()), source_id=own
+                )
         return means
 
     def _finite(self, entry: Entry) -> bool:

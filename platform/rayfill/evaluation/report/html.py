@@ -93,11 +93,15 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
     ]
 
 
-def _leads(comparison: Comparison) -> dict[str, tuple[str, bool]]:
-    """Return how far the best is ahead of each system by name, and whether that may be chance."""
+def _leads(comparison: Comparison) -> dict[str, tuple[str, str, str]]:
+    """Return how far the best is ahead of each system by name, over what, and what is in doubt."""
     metric = comparison.sample_metric
     return {
-        other: (interval(leads[metric], metric), comparison.tied(other, metric))
+        other: (
+            interval(leads[metric], metric),
+            leads[metric].counted,
+            comparison.doubt(other, metric),
+        )
         for other, leads in comparison.leads.items()
         if metric in leads
     }

@@ -42,8 +42,9 @@ def _leads(comparison: Comparison) -> str:
     lines = []
     for other, leads in list(comparison.leads.items())[:_MOST_DIFFERENCES]:
         if metric in leads:
-            chance = " (may be chance)" if comparison.tied(other, metric) else ""
-            lines.append(f"- {plain(other)}: {interval(leads[metric], metric)}{chance}")
+            lead, doubt = leads[metric], comparison.doubt(other, metric)
+            over = lead.too_few or ", ".join(filter(None, (lead.counted, doubt)))
+            lines.append(f"- {plain(other)}: {interval(lead, metric)} ({over})")
     if not lines or comparison.best is None:
         return ""
     what = f"{metric_name(metric)}{f' ({unit(metric)})' if unit(metric) else ''}"

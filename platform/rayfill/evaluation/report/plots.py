@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rayfill.evaluation.differences import photographs
 from rayfill.evaluation.leaderboard import Entry
 from rayfill.evaluation.report.contents import Comparison, Run, metric_name, unit
 from rayfill.metrics import BUCKETS
@@ -163,14 +164,14 @@ def _formula(run: Run) -> str:
 def draw_hole_ratio(axes: Axes, *, comparison: Comparison) -> None:
     """Draw every system's mean by hole ratio, those told apart with 95 % intervals."""
     metric, chosen = comparison.sample_metric, styles(comparison)
-    used: set[int] = set()
+    used: dict[int, int] = {}
     ends: list[tuple[float, float, str, Style]] = []
     step = min(0.1, 0.6 / max(1, len(chosen) - 1))
     for entry in _gray_first(comparison.board.ranked(), chosen):
         means = comparison.by_hole_ratio(entry.name)
         if not means:
             continue
-        used.update(means)
+        used |= {bucket: found.num_drawn for bucket, found in means.items()}
         y = [found.mean for found in means.values()]
         style = chosen.get(entry.name)
         if style is None:
@@ -194,8 +195,9 @@ def draw_hole_ratio(axes: Axes, *, comparison: Comparison) -> None:
             elinewidth=1.2,
         )
         ends.append((x[-1], y[-1], entry.name, style))
-    axes.set_xticks(sorted(used), [BUCKETS[bucket] for bucket in sorted(used)])
-    axes.set_xlabel("hole ratio, percent")
+    axes.set_xticks(sorted(used), [f"{BUCKETS[b]}\n{used[b]}" for b in sorted(used)])
+    drawn = "samples" if photographs(comparison.measured) is None else "photographs"
+    axes.set_xlabel(f"hole ratio, percent, and number of {drawn}")
     axes.set_ylabel(_label(metric))
     axes.set_title(f"{metric_name(metric)} by hole ratio", loc="left")
     _label_ends(axes, ends)
@@ -226,7 +228,8 @@ def draw_differences(axes: Axes, *, comparison: Comparison) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(f"{_label(metric)}: how much better; hollow: may be chance")
-    axes.set_title(f"Lead of {_short(best.name)}", loc="left")
+    counted = dict.fromkeys(found.counted for found in leads.values())
+    axes.set_title(", ".join([f"Lead of {_short(best.name)}", *counted]), loc="left")
 
 
 def _draw_lines(

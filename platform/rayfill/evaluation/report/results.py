@@ -48,7 +48,8 @@ def read_results(sweep: SweepFolder) -> Results | None:
     rows: dict[str, list[int]] = {}
     for index, name in enumerate(columns["system"]):
         rows.setdefault(name, []).append(index)
-    metrics = [name for name in columns if name not in ("system", "sample_id", "hole_ratio")]
+    facts = ("system", "sample_id", "source_id", "hole_ratio")
+    metrics = [name for name in columns if name not in facts]
     values = {metric: np.array(columns[metric], float) for metric in metrics}
     sample_id, ratio = np.array(columns["sample_id"]), np.array(columns["hole_ratio"], float)
     tables = {entry.name: entry.table for entry in board.entries}
@@ -56,7 +57,13 @@ def read_results(sweep: SweepFolder) -> Results | None:
     return Results(
         board=board,
         measured={
-            name: Measured(table=tables[name], values={m: values[m][own] for m in metrics})
+            name: Measured(
+                table=tables[name],
+                values={m: values[m][own] for m in metrics},
+                source_id=tuple(columns["source_id"][row] for row in own)
+                if "source_id" in columns  # older ones do not say
+                else None,
+            )
             for name, own in of_board.items()
         },
         sample_id={name: tuple(map(str, sample_id[own])) for name, own in of_board.items()},
