@@ -175,9 +175,11 @@ def test_workers_run_the_uploaded_code_not_the_installed(
     copy = tmp_path / "repository"
     ignored = shutil.ignore_patterns(".git", ".venv", "var", "__pycache__", "tests", ".*_cache")
     shutil.copytree(ROOT, copy, ignore=ignored)
-    unet = copy / "platform/rayfill/runs/folder.py"
-    edited = unet.read_text().replace('_FILE = "history.json"', '_FILE = "my-history.json"')
-    unet.write_text(edited)
+    folder = copy / "platform/rayfill/runs/folder.py"
+    installed = folder.read_text()
+    edited = installed.replace('"history.json"', '"my-history.json"')
+    assert edited != installed
+    folder.write_text(edited)
     flags = ["--name", "edited", "--data.uri", str(make_dataset()), *FLAGS]
     head.submit(*FORMS["python"], *flags, cwd=copy)
     assert list((head.folder / "home/runs/edited").glob("*/my-history.json"))
